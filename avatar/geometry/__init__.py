@@ -1,0 +1,1 @@
+"""Pure functions on tensors: rotations, vertex frames, uv, spherical harmonics, cameras."""

@@ -1,0 +1,1 @@
+"""What is optimised: the binding of Gaussians to a head."""

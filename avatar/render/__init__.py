@@ -1,0 +1,1 @@
+"""From Gaussians or a mesh to pictures."""

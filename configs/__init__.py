@@ -1,0 +1,1 @@
+"""Jobs and presets (installed as avatar.configs)."""

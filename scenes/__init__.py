@@ -1,0 +1,1 @@
+"""Dataset readers: every layout becomes a Scene (installed as avatar.scenes)."""

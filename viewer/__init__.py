@@ -1,0 +1,1 @@
+"""The browser viewer (installed as avatar.viewer)."""
