@@ -132,7 +132,7 @@ def cpu_extension() -> Extension:
         library_dirs=library_paths(),
         libraries=["torch_cpu", "torch", "c10"],
         extra_compile_args=["-std=c++20", "-O3", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno",
-                            "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-unused-parameter", STABLE_ABI],
+                            "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-psabi", "-Wno-maybe-uninitialized", STABLE_ABI],
         define_macros=[("Py_LIMITED_API", "0x030A0000")],
         py_limited_api=True,
         language="c++",

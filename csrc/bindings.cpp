@@ -6,6 +6,36 @@ STABLE_TORCH_LIBRARY(avatar, m) {
   m.def("get_isa() -> int");
   m.def("set_isa(int isa) -> int");
 
+  // ---- rasteriser: project -> bin -> blend
+  m.def(
+      "project(Tensor means, Tensor quats, Tensor scales, Tensor opacities, Tensor viewmats, Tensor Ks, int width, "
+      "int height, float near_plane, float far_plane, float blur) -> (Tensor means2d, Tensor conics, Tensor depths, "
+      "Tensor radii, Tensor compensations)");
+  m.def(
+      "project_backward(Tensor means, Tensor quats, Tensor scales, Tensor viewmats, Tensor Ks, Tensor radii, int width, "
+      "int height, float near_plane, float far_plane, float blur, Tensor? v_means2d, Tensor? v_conics, "
+      "Tensor? v_depths, Tensor? v_compensations, bool with_camera) -> (Tensor v_means, Tensor v_quats, "
+      "Tensor v_scales, Tensor v_viewmats)");
+  m.def(
+      "bin(Tensor means2d, Tensor conics, Tensor opacities, Tensor depths, Tensor radii, int width, int height) -> "
+      "(Tensor order, Tensor geometry, Tensor image_offsets, Tensor slot_offsets, Tensor tile_offsets, Tensor pairs)");
+  m.def(
+      "blend(Tensor geometry, Tensor order, Tensor image_offsets, Tensor slot_offsets, Tensor tile_offsets, "
+      "Tensor pairs, Tensor colors, Tensor? background, int width, int height) -> (Tensor image, Tensor alpha, "
+      "Tensor records, Tensor live)");
+  m.def(
+      "blend_backward(Tensor records, Tensor order, Tensor image_offsets, Tensor slot_offsets, Tensor tile_offsets, "
+      "Tensor pairs, Tensor live, Tensor opacities, Tensor image, Tensor alpha, Tensor? v_image, Tensor? v_alpha) -> "
+      "(Tensor v_means2d, Tensor v_conics, Tensor v_opacities, Tensor v_colors)");
+  m.def(
+      "blend_boxes(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor depths, Tensor radii, "
+      "Tensor? background, int width, int height, float sigmas) -> (Tensor image, Tensor alpha, Tensor visits, "
+      "Tensor last)");
+  m.def(
+      "blend_boxes_backward(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor depths, "
+      "Tensor radii, Tensor? background, Tensor alpha, Tensor visits, Tensor last, Tensor? v_image, Tensor? v_alpha) "
+      "-> (Tensor v_means2d, Tensor v_conics, Tensor v_opacities, Tensor v_colors)");
+
   // ---- adam
   m.def(
       "adam_(Tensor(a!) param, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, float lr, float beta1, "
