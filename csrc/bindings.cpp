@@ -20,9 +20,9 @@ STABLE_TORCH_LIBRARY(avatar, m) {
       "bin(Tensor means2d, Tensor conics, Tensor opacities, Tensor depths, Tensor radii, int width, int height) -> "
       "(Tensor order, Tensor geometry, Tensor image_offsets, Tensor slot_offsets, Tensor tile_offsets, Tensor pairs)");
   m.def(
-      "blend(Tensor geometry, Tensor order, Tensor image_offsets, Tensor slot_offsets, Tensor tile_offsets, "
-      "Tensor pairs, Tensor colors, Tensor? background, int width, int height) -> (Tensor image, Tensor alpha, "
-      "Tensor records, Tensor live)");
+      "blend(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor? background, Tensor order, "
+      "Tensor geometry, Tensor image_offsets, Tensor slot_offsets, Tensor tile_offsets, Tensor pairs, int width, "
+      "int height) -> (Tensor image, Tensor alpha, Tensor records, Tensor live)");
   m.def(
       "blend_backward(Tensor records, Tensor order, Tensor image_offsets, Tensor slot_offsets, Tensor tile_offsets, "
       "Tensor pairs, Tensor live, Tensor opacities, Tensor image, Tensor alpha, Tensor? v_image, Tensor? v_alpha) -> "

@@ -1,6 +1,5 @@
 // bin: which splats touch which tile, front to back. A radix sort of the visible splats by depth, once per picture; then
 // every splat in that order is appended to the tiles its ellipse really reaches. No sort of pairs is needed.
-#include <cmath>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -45,8 +44,18 @@ uint32_t depth_key(float depth) {
 
 struct Range {  // splats one task bins
   int64_t image, begin, end;         // records
-  std::vector<int32_t> tiles;        // tile of every pair, splat after splat
-  std::vector<int32_t> counts;       // pairs per tile; then the position of the range's first pair in each tile
+  std::unique_ptr<int32_t[]> tiles;  // tile of every pair, splat after splat
+  int64_t room = 0, used = 0;
+  std::vector<int32_t> counts;  // pairs per tile; then the position of the range's next pair in each tile
+
+  // Room for `needed` tiles, keeping the first `kept`. A vector would clear what is about to be written.
+  void reserve(int64_t kept, int64_t needed) {
+    if (needed <= room) return;
+    room = needed + needed / 2;
+    std::unique_ptr<int32_t[]> larger(new int32_t[room]);
+    std::copy_n(tiles.get(), kept, larger.get());
+    tiles = std::move(larger);
+  }
 };
 
 }  // namespace
@@ -110,33 +119,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> bin_cpu(Tensor means2
   parallel_items(static_cast<int64_t>(ranges.size()), [&](int64_t index) {
     Range& range = ranges[index];
     range.counts.assign(T, 0);
-    range.tiles.resize(8 * (range.end - range.begin) + T);
+    range.reserve(0, 6 * (range.end - range.begin) + T);
+    const int64_t base = range.image * N, before = first[range.image];
+    for (int64_t r = range.begin; r < range.end; ++r) ids[r] = sorted[range.image][r - before].id;
+    kernels.pack(means + 2 * base, conic + 3 * base, opacity + range.image * opacity_stride, ids + range.begin,
+                 range.end - range.begin, records + range.begin * GEOMETRY);
     int64_t used = 0;
     for (int64_t r = range.begin; r < range.end; ++r) {
-      const int64_t i = sorted[range.image][r - first[range.image]].id, flat = range.image * N + i;
-      float* g = records + r * GEOMETRY;
-      const float a = conic[3 * flat], b = conic[3 * flat + 1], c = conic[3 * flat + 2];
-      g[0] = means[2 * flat];
-      g[1] = means[2 * flat + 1];
-      g[2] = 0.5f * LOG2E * a;
-      g[3] = LOG2E * b;
-      g[4] = 0.5f * LOG2E * c;
-      g[5] = std::log2(opacity[range.image * opacity_stride + i]);
-      g[6] = -b / c;  // where the exponent is least along a column, per pixel of distance
-      g[7] = -b / a;
+      const int64_t flat = base + ids[r];
       ids[r] = static_cast<int32_t>(flat);
-      if (static_cast<int64_t>(range.tiles.size()) < used + T) range.tiles.resize(2 * range.tiles.size() + T);
-      int32_t* tiles = range.tiles.data() + used;
-      const int32_t count = kernels.tiles_of(g, radius[2 * flat], radius[2 * flat + 1], grid, tiles);
+      range.reserve(used, used + T);
+      int32_t* tiles = range.tiles.get() + used;
+      const int32_t count = kernels.tiles_of(records + r * GEOMETRY, radius[2 * flat], radius[2 * flat + 1], grid, tiles);
       for (int32_t k = 0; k < count; ++k) ++range.counts[tiles[k]];
       slots[r] = count;
       used += count;
     }
-    range.tiles.resize(used);
+    range.used = used;
   });
 
   int64_t pairs_total = 0;
-  for (const Range& range : ranges) pairs_total += static_cast<int64_t>(range.tiles.size());
+  for (const Range& range : ranges) pairs_total += range.used;
   if (pairs_total > INT32_MAX)
     throw std::runtime_error("bin: " + std::to_string(pairs_total) + " (splat, tile) pairs do not fit; render fewer pictures at once");
   int32_t position = 0;
@@ -154,7 +157,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> bin_cpu(Tensor means2
   Pair* pair = reinterpret_cast<Pair*>(pairs.mutable_data_ptr<int32_t>());
   parallel_items(static_cast<int64_t>(ranges.size()), [&](int64_t index) {
     Range& range = ranges[index];
-    const int32_t* tile = range.tiles.data();
+    const int32_t* tile = range.tiles.get();
     for (int64_t r = range.begin; r < range.end; ++r)
       for (int32_t s = slots[r]; s < slots[r + 1]; ++s)
         pair[range.counts[*tile++]++] = {static_cast<int32_t>(r), s};

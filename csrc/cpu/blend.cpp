@@ -35,18 +35,25 @@ int64_t passes_for(int64_t channels) { return std::max<int64_t>(1, (channels + C
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> blend_cpu(Tensor geometry,       // [R, GEOMETRY], as bin returns
-                                                     Tensor order,          // [R]
-                                                     Tensor image_offsets,  // [C + 1]
-                                                     Tensor slot_offsets,   // [R + 1]
-                                                     Tensor tile_offsets,   // [C T + 1]
-                                                     Tensor pairs,          // [P, 2]
-                                                     Tensor colors,         // [B, N, D]
+// The first three arguments are where the gradient goes; the splats themselves are read from `geometry`, packed by bin.
+std::tuple<Tensor, Tensor, Tensor, Tensor> blend_cpu(Tensor means2d,    // [C, N, 2]
+                                                     Tensor conics,     // [C, N, 3]
+                                                     Tensor opacities,  // [B, N]
+                                                     Tensor colors,     // [B, N, D]
                                                      std::optional<Tensor> background,  // [C, D]
+                                                     Tensor order,                      // [R]
+                                                     Tensor geometry,                   // [R, GEOMETRY]
+                                                     Tensor image_offsets,              // [C + 1]
+                                                     Tensor slot_offsets,               // [R + 1]
+                                                     Tensor tile_offsets,               // [C T + 1]
+                                                     Tensor pairs,                      // [P, 2]
                                                      int64_t width, int64_t height) {
   const Bins bins("blend", geometry, order, image_offsets, slot_offsets, tile_offsets, pairs, width, height);
   const int64_t C = bins.C, R = bins.R, N = colors.size(1), D = colors.size(2), passes = passes_for(D);
   check("blend", "geometry", geometry, ScalarType::Float, {R, GEOMETRY});
+  check("blend", "means2d", means2d, ScalarType::Float, {C, N, 2});
+  check("blend", "conics", conics, ScalarType::Float, {C, N, 3});
+  check("blend", "opacities", opacities, ScalarType::Float, {opacities.size(0) == 1 ? 1 : C, N});
   check("blend", "colors", colors, ScalarType::Float, {colors.size(0) == 1 ? 1 : C, N, D});
   if (background) check("blend", "background", *background, ScalarType::Float, {C, D});
 

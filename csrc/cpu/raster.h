@@ -82,6 +82,9 @@ struct RasterKernels {
   // Projects [begin, end); returns the first Gaussian with a value that is not finite or a zero quaternion, or -1.
   int64_t (*project)(const PinholeCamera<float>&, const ProjectArrays&, int64_t begin, int64_t end);
   void (*project_vjp)(const PinholeCamera<float>&, const ProjectGradArrays&, int64_t begin, int64_t end);
+  // Records of `count` splats given by their ids.
+  void (*pack)(const float* means2d, const float* conics, const float* opacities, const int32_t* ids, int64_t count,
+               float* geometry);
   // Writes the tiles that one splat touches, in row order; returns how many.
   int32_t (*tiles_of)(const float* geometry, float reach_x, float reach_y, const TileGrid&, int32_t* tiles);
   void (*blend)(const BlendTile&);

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int BLOCKS = 16;
 constexpr int CHUNK = 128;    // pairs handled between two list builds: their records stay in the first-level cache
+constexpr int AHEAD = 6;      // pairs ahead whose record and slot are fetched: both lie anywhere in memory
 constexpr int INTERLEAVE = 4; // splats in flight per block in the forward: hides the latency of one exponential
 
 struct alignas(64) LaneTables {
@@ -109,8 +110,8 @@ template <bool CAMERA>
 AVATAR_INLINE void project_vjp_range(const PinholeCamera<float>& camera, const ProjectGradArrays& o, int64_t begin,
                                      int64_t end) {
   const F16 zero(0.0f);
-  F16 v_camera[16];
-  for (int k = 0; k < 16; ++k) v_camera[k] = zero;
+  F16 v_camera[12];
+  for (int k = 0; k < 12; ++k) v_camera[k] = zero;
   for (int64_t i = begin; i < end; i += LANES) {
     F16 radii[2];
     load_rows<2>(o.radii, i, end, radii);
@@ -143,7 +144,7 @@ AVATAR_INLINE void project_vjp_range(const PinholeCamera<float>& camera, const P
   }
   if constexpr (CAMERA) {
     alignas(64) float sums[LANES];
-    store(sums, sum_each(v_camera));
+    store(sums, sum_each<12>(v_camera));
     for (int k = 0; k < 12; ++k) o.v_camera[k] += sums[k];
   }
 }
@@ -182,6 +183,37 @@ int32_t tiles_kernel(const float* g, float reach_x, float reach_y, const TileGri
       }
     }
   return count;
+}
+
+// Records of sixteen splats in depth order. b / c and b / a are where the exponent is least along a column or a row.
+void pack_kernel(const float* means2d, const float* conics, const float* opacities, const int32_t* ids, int64_t count,
+                 float* geometry) {
+  for (int64_t i = 0; i < count; i += LANES) {
+    const int n = count - i < LANES ? static_cast<int>(count - i) : LANES;
+    alignas(64) float x[LANES], y[LANES], a[LANES], b[LANES], c[LANES], o[LANES], out[6][LANES];
+    for (int l = 0; l < LANES; ++l) {
+      const int64_t id = ids[i + (l < n ? l : n - 1)];
+      x[l] = means2d[2 * id];
+      y[l] = means2d[2 * id + 1];
+      a[l] = conics[3 * id];
+      b[l] = conics[3 * id + 1];
+      c[l] = conics[3 * id + 2];
+      o[l] = opacities[id];
+    }
+    const F16 va = load(a), vb = load(b), vc = load(c);
+    store(out[0], F16(0.5f * LOG2E) * va);
+    store(out[1], F16(LOG2E) * vb);
+    store(out[2], F16(0.5f * LOG2E) * vc);
+    store(out[3], log2(load(o)));
+    store(out[4], -(vb / vc));
+    store(out[5], -(vb / va));
+    for (int l = 0; l < n; ++l) {
+      float* g = geometry + (i + l) * GEOMETRY;
+      g[0] = x[l];
+      g[1] = y[l];
+      for (int k = 0; k < 6; ++k) g[2 + k] = out[k][l];
+    }
+  }
 }
 
 // ---------------------------------------------------------------- blending
@@ -381,12 +413,15 @@ AVATAR_INLINE void blend_tile_vjp(const BlendTileGrad& t) {
   }
 
   for (int e = 0; e < t.count; ++e) {
+    const Pair ahead = t.pairs[e + AHEAD < t.count ? e + AHEAD : e];
+    __builtin_prefetch(t.records + static_cast<int64_t>(ahead.record) * RECORD);
+    __builtin_prefetch(t.slots + static_cast<int64_t>(ahead.slot) * SLOT, 1);
     const uint32_t live = t.live[t.pairs[e].slot];
     if (!live) continue;
     const float* g = t.records + static_cast<int64_t>(t.pairs[e].record) * RECORD;
     const F16 x(g[0]), y(g[1]), a(g[2]), b(g[3]), c(g[4]), peak(g[5]), zero(0.0f);
-    F16 sum[SLOT];
-    for (int k = 0; k < SLOT; ++k) sum[k] = zero;
+    F16 sum[6 + D];
+    for (int k = 0; k < 6 + D; ++k) sum[k] = zero;
     for (uint32_t m = live; m; m &= m - 1) {
       const int block = __builtin_ctz(m);
       const F16 dx = load(state.px[block & 3]) - x, dy = load(state.py[block >> 2]) - y;
@@ -416,7 +451,7 @@ AVATAR_INLINE void blend_tile_vjp(const BlendTileGrad& t) {
       sum[5] = fma(moment_y, dy, sum[5]);
       for (int k = 0; k < D; ++k) sum[6 + k] = fma(weight, v[k], sum[6 + k]);
     }
-    store(t.slots + static_cast<int64_t>(t.pairs[e].slot) * SLOT, sum_each(sum));
+    store(t.slots + static_cast<int64_t>(t.pairs[e].slot) * SLOT, sum_each<6 + D>(sum));
   }
 }
 
@@ -448,7 +483,7 @@ void sum_slots_kernel(const float* slots, const uint16_t* live, int64_t begin, i
 }  // namespace
 
 extern const RasterKernels AVATAR_RASTER_TABLE;
-const RasterKernels AVATAR_RASTER_TABLE = {project_kernel, project_vjp_kernel, tiles_kernel,
+const RasterKernels AVATAR_RASTER_TABLE = {project_kernel, project_vjp_kernel, pack_kernel, tiles_kernel,
                                            blend_kernel,   blend_vjp_kernel,   sum_slots_kernel};
 
 }  // namespace avatar

@@ -270,14 +270,20 @@ AVATAR_INLINE F16 log2(F16 x) {
   return fma(p, s, e);
 }
 
-// Sums over the lanes of sixteen vectors at once: lane k of the result is the sum of v[k].
-// A tree of 15 merges instead of sixteen horizontal sums.
+// Sums over the lanes of up to sixteen vectors at once: lane k of the result is the sum of v[k]; lanes past COUNT repeat
+// others. A tree of merges instead of COUNT horizontal sums.
+template <int COUNT>
 AVATAR_INLINE F16 sum_each(const F16* v) {
+  const auto at = [&](int k) { return v[k < COUNT ? k : COUNT - 1]; };
   F16 quad[4];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i)
-    quad[i] = merge_pairs(merge_adjacent(v[4 * i], v[4 * i + 1]), merge_adjacent(v[4 * i + 2], v[4 * i + 3]));
-  return merge_even_quarters(merge_even_quarters(quad[0], quad[1]), merge_even_quarters(quad[2], quad[3]));
+  for (int i = 0; i < (COUNT + 3) / 4; ++i) {
+    const F16 first = merge_adjacent(at(4 * i), at(4 * i + 1));
+    quad[i] = merge_pairs(first, 4 * i + 2 < COUNT ? merge_adjacent(at(4 * i + 2), at(4 * i + 3)) : first);
+  }
+  const F16 low = merge_even_quarters(quad[0], COUNT > 4 ? quad[1] : quad[0]);
+  if constexpr (COUNT <= 8) return merge_even_quarters(low, low);
+  return merge_even_quarters(low, merge_even_quarters(quad[2], COUNT > 12 ? quad[3] : quad[2]));
 }
 
 }  // namespace

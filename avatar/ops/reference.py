@@ -1,0 +1,114 @@
+"""Plain-torch definitions of every native operator: slow, differentiable, in any floating type. The truth in tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# ---------------------------------------------------------------- rasteriser
+
+
+def quaternions_to_matrices(quats: Tensor) -> Tensor:
+    """Rotation matrices of quaternions (w, x, y, z) of any length but zero. [..., 4] -> [..., 3, 3]"""
+    w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True)).unbind(-1)
+    rows = [
+        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
+        torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
+        torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
+    ]
+    return torch.stack(rows, -2)
+
+
+def project(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    near: float = 0.01,
+    far: float = 1e10,
+    blur: float = 0.3,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """EWA projection; arguments and results as `avatar.ops.raster.project`."""
+    rotation = viewmats[:, None, :3, :3]
+    p = (rotation @ means[..., None])[..., 0] + viewmats[:, None, :3, 3]
+    fx, fy, cx, cy = (Ks[:, None, i, j] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    z = p[..., 2]
+    u, v = p[..., 0] / z, p[..., 1] / z
+    u_in = torch.clamp(u, -cx / fx - 0.15 * width / fx, (width - cx) / fx + 0.15 * width / fx)
+    v_in = torch.clamp(v, -cy / fy - 0.15 * height / fy, (height - cy) / fy + 0.15 * height / fy)
+    zero = torch.zeros_like(z)
+    jacobian = torch.stack(
+        [torch.stack([fx / z, zero, -fx * u_in / z], -1), torch.stack([zero, fy / z, -fy * v_in / z], -1)], -2
+    )
+    spread = jacobian @ rotation @ quaternions_to_matrices(quats) * scales[..., None, :]
+    cov = spread @ spread.transpose(-1, -2)
+    var_x, var_y, xy = cov[..., 0, 0] + blur, cov[..., 1, 1] + blur, cov[..., 0, 1]
+    det = var_x * var_y - xy * xy
+    det_sharp = cov[..., 0, 0] * cov[..., 1, 1] - xy * xy
+    x, y = fx * u + cx, fy * v + cy
+    reach = 2 * torch.log((opacities * 255).clamp_min(1e-30)).detach()
+    rx, ry = (reach.clamp_min(0) * var_x.detach()).sqrt(), (reach.clamp_min(0) * var_y.detach()).sqrt()
+    seen = (z > near) & (z < far) & (opacities * 255 > 1) & (det > 0)
+    seen &= (x + rx >= 0.5) & (x - rx <= width - 0.5) & (y + ry >= 0.5) & (y - ry <= height - 0.5)
+
+    def only_seen(t: Tensor) -> Tensor:
+        return torch.where(seen[..., None] if t.dim() > seen.dim() else seen, t, torch.zeros_like(t))
+
+    return (
+        only_seen(torch.stack([x, y], -1)),
+        only_seen(torch.stack([var_y / det, -xy / det, var_x / det], -1)),
+        only_seen(z),
+        only_seen(torch.stack([rx, ry], -1)),
+        only_seen((det_sharp / det).clamp_min(0).sqrt()),
+    )
+
+
+def blend(
+    means2d: Tensor,
+    conics: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    depths: Tensor,
+    radii: Tensor,
+    width: int,
+    height: int,
+    background: Tensor | None = None,
+    rows: int = 16,
+) -> tuple[Tensor, Tensor]:
+    """Dense front-to-back compositing, `rows` picture rows at a time; arguments as `avatar.ops.raster.blend_boxes`.
+
+    Memory grows with Gaussians x width x rows, which is what the kernels exist to avoid.
+    """
+    images, alphas = [], []
+    for c in range(means2d.shape[0]):
+        seen = torch.nonzero(radii[c, :, 0] > 0)[:, 0]
+        order = seen[torch.sort(depths[c, seen].detach(), stable=True).indices]
+        mean, conic = means2d[c, order], conics[c, order]
+        opacity = opacities[min(c, len(opacities) - 1), order]
+        color = colors[min(c, len(colors) - 1), order]
+        strips, covers = [], []
+        for top in range(0, height, rows):
+            y = torch.arange(top, min(top + rows, height), dtype=mean.dtype, device=mean.device) + 0.5
+            x = torch.arange(width, dtype=mean.dtype, device=mean.device) + 0.5
+            dx = x[None, None, :] - mean[:, 0, None, None]
+            dy = y[None, :, None] - mean[:, 1, None, None]
+            a, b, cc = (conic[:, k, None, None] for k in range(3))
+            alpha = (opacity[:, None, None] * torch.exp(-0.5 * (a * dx * dx + cc * dy * dy) - b * dx * dy)).clamp_max(0.99)
+            alpha = torch.where(alpha * 255 < 1, torch.zeros_like(alpha), alpha)
+            after = torch.cumprod(1 - alpha, 0)
+            before = torch.cat([torch.ones_like(after[:1]), after[:-1]])
+            drawn = after > 1e-4
+            weight = torch.where(drawn, alpha * before, torch.zeros_like(alpha))
+            left = torch.where(drawn, 1 - alpha, torch.ones_like(alpha)).prod(0)
+            strip = torch.einsum("nhw,nd->dhw", weight, color)
+            if background is not None:
+                strip = strip + left * background[c][:, None, None]
+            strips.append(strip)
+            covers.append(1 - left)
+        images.append(torch.cat(strips, 1))
+        alphas.append(torch.cat(covers, 0))
+    return torch.stack(images), torch.stack(alphas)
