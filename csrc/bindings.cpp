@@ -8,6 +8,12 @@ STABLE_TORCH_LIBRARY(avatar, m) {
 
   // ---- adam
   m.def(
-      "adam_(Tensor(a!) param, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, float lr, float beta1, "
-      "float beta2, float eps, int step) -> ()");
+      "adam_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps, "
+      "float[] lrs, float[] beta1s, float[] beta2s, float[] epss) -> ()");
+  m.def("finite(Tensor[] tensors) -> bool");
+
+  // ---- l1_ssim
+  m.def(
+      "l1_ssim(Tensor pred, Tensor target, Tensor? weight, float ssim_weight, bool needs_grad) "
+      "-> (Tensor loss, Tensor terms, Tensor v_pred)");
 }
