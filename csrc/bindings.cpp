@@ -52,4 +52,12 @@ STABLE_TORCH_LIBRARY(avatar, m) {
   m.def(
       "interpolate_mesh_bwd(Tensor attributes, Tensor faces, Tensor face_ids, Tensor bary, Tensor v_values) -> "
       "(Tensor, Tensor)");
+      "adam_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps, "
+      "float[] lrs, float[] beta1s, float[] beta2s, float[] epss) -> ()");
+  m.def("finite(Tensor[] tensors) -> bool");
+
+  // ---- l1_ssim
+  m.def(
+      "l1_ssim(Tensor pred, Tensor target, Tensor? weight, float ssim_weight, bool needs_grad) "
+      "-> (Tensor loss, Tensor terms, Tensor v_pred)");
 }
