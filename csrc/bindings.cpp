@@ -36,10 +36,33 @@ STABLE_TORCH_LIBRARY(avatar, m) {
       "Tensor radii, Tensor? background, Tensor alpha, Tensor visits, Tensor last, Tensor? v_image, Tensor? v_alpha) "
       "-> (Tensor v_means2d, Tensor v_conics, Tensor v_opacities, Tensor v_colors)");
 
+  // ---- sh
+  m.def("sh_colors(Tensor sh, Tensor means, Tensor positions) -> Tensor");
+  m.def(
+      "sh_colors_backward(Tensor sh, Tensor means, Tensor positions, Tensor colors, Tensor v_colors, bool with_means) -> "
+      "(Tensor v_sh, Tensor v_means)");
+
+  // ---- skin
+  m.def(
+      "skin(Tensor rest, Tensor joints, Tensor coeffs, Tensor rotations, Tensor translation, Tensor basis, "
+      "Tensor basis_columns, Tensor basis_starts, Tensor joint_basis, Tensor weights, Tensor weight_columns, "
+      "Tensor weight_starts, Tensor parents) -> (Tensor verts, Tensor transforms, Tensor shaped)");
+  m.def(
+      "skin_backward(Tensor rest, Tensor joints, Tensor coeffs, Tensor rotations, Tensor translation, Tensor basis, "
+      "Tensor basis_columns, Tensor basis_starts, Tensor joint_basis, Tensor weights, Tensor weight_columns, "
+      "Tensor weight_starts, Tensor parents, Tensor shaped, Tensor v_verts, Tensor v_transforms) "
+      "-> (Tensor v_rest, Tensor v_joints, Tensor v_coeffs, Tensor v_rotations, Tensor v_translation)");
+
   // ---- adam
   m.def(
-      "adam_(Tensor(a!) param, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, float lr, float beta1, "
-      "float beta2, float eps, int step) -> ()");
+      "adam_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps, "
+      "float[] lrs, float[] beta1s, float[] beta2s, float[] epss) -> ()");
+  m.def("finite(Tensor[] tensors) -> bool");
+
+  // ---- l1_ssim
+  m.def(
+      "l1_ssim(Tensor pred, Tensor target, Tensor? weight, float ssim_weight, bool needs_grad) "
+      "-> (Tensor loss, Tensor terms, Tensor v_pred)");
 
   // ---- mesh
   m.def(
@@ -52,22 +75,4 @@ STABLE_TORCH_LIBRARY(avatar, m) {
   m.def(
       "interpolate_mesh_bwd(Tensor attributes, Tensor faces, Tensor face_ids, Tensor bary, Tensor v_values) -> "
       "(Tensor, Tensor)");
-      "adam_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps, "
-      "float[] lrs, float[] beta1s, float[] beta2s, float[] epss) -> ()");
-  m.def("finite(Tensor[] tensors) -> bool");
-
-  // ---- l1_ssim
-  m.def(
-      "l1_ssim(Tensor pred, Tensor target, Tensor? weight, float ssim_weight, bool needs_grad) "
-      "-> (Tensor loss, Tensor terms, Tensor v_pred)");
-  // ---- skin
-  m.def(
-      "skin(Tensor rest, Tensor joints, Tensor coeffs, Tensor rotations, Tensor translation, Tensor basis, "
-      "Tensor basis_columns, Tensor basis_starts, Tensor joint_basis, Tensor weights, Tensor weight_columns, "
-      "Tensor weight_starts, Tensor parents) -> (Tensor verts, Tensor transforms, Tensor shaped)");
-  m.def(
-      "skin_backward(Tensor rest, Tensor joints, Tensor coeffs, Tensor rotations, Tensor translation, Tensor basis, "
-      "Tensor basis_columns, Tensor basis_starts, Tensor joint_basis, Tensor weights, Tensor weight_columns, "
-      "Tensor weight_starts, Tensor parents, Tensor shaped, Tensor v_verts, Tensor v_transforms) "
-      "-> (Tensor v_rest, Tensor v_joints, Tensor v_coeffs, Tensor v_rotations, Tensor v_translation)");
 }

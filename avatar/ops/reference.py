@@ -1,11 +1,13 @@
 """Plain-torch definitions of every native operator: slow, differentiable, in any floating type. The truth in tests."""
-"""Every operator in plain torch: the definition that the kernels are tested against. Slow, and meant to be read."""
-"""Every operator in plain torch: the definition that the native kernels are tested against. Slow, short, any dtype."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from avatar.geometry.rotations import axis_angle_to_matrix
 
 # ---------------------------------------------------------------- rasteriser
 
@@ -26,16 +28,6 @@ def project(
     quats: Tensor,
     scales: Tensor,
     opacities: Tensor,
-# ---- mesh
-
-MESH_SAMPLE_X = (-15, -13, -11, -9, -7, -5, -3, -1, 1, 3, 5, 7, 9, 11, 13, 15)
-MESH_SAMPLE_Y = (-15, 1, -7, 9, -11, 5, -3, 13, -13, 3, -5, 11, -9, 7, -1, 15)
-"""Coverage samples of a pixel from its centre, 1/32 pixel: one in each of 16 rows and 16 columns."""
-
-
-def rasterize_mesh(
-    verts: Tensor,
-    faces: Tensor,
     viewmats: Tensor,
     Ks: Tensor,
     width: int,
@@ -124,153 +116,53 @@ def blend(
         images.append(torch.cat(strips, 1))
         alphas.append(torch.cat(covers, 0))
     return torch.stack(images), torch.stack(alphas)
-    cull_backfaces: bool = False,
-    samples: int = 16,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`avatar.ops.mesh.rasterize_mesh` by intersecting every ray with every face, in memory pixels x faces.
 
-    Rays are exact: no pixel grid, no clipping, and a ray through a shared edge meets both faces. Verdicts within 1/512
-    pixel of an edge may therefore differ from the kernels.
+# ---------------------------------------------------------------- spherical harmonics
+
+SH_C0 = 0.28209479177387814
+
+
+def sh_basis(directions: Tensor, count: int) -> Tensor:
+    """Real spherical harmonics of unit directions in the order and sign of 3D Gaussian splatting.
+
+    directions [..., 3]; count is 1, 4, 9 or 16. Returns [..., count]. Sloan 2013, "Efficient spherical harmonic
+    evaluation".
     """
-    cameras = viewmats.shape[0]
-    verts = verts.expand(cameras, -1, -1)
-    v, u = torch.meshgrid(
-        torch.arange(height, dtype=verts.dtype) + 0.5, torch.arange(width, dtype=verts.dtype) + 0.5, indexing="ij"
-    )
-    face_ids, bary, depth, coverage = [], [], [], []
-    for c in range(cameras):
-        camera_verts = verts[c] @ viewmats[c, :3, :3].T + viewmats[c, :3, 3]
-        pixels = torch.cat([camera_verts @ Ks[c, :2].T, camera_verts[:, 2:]], dim=-1)
-        corners = pixels[faces]
-        hit, weights, z = _meet_faces(corners, u.flatten(), v.flatten(), near, cull_backfaces)
-        if len(faces) == 0:
-            ids = torch.full((height * width,), -1)
-            bary.append(verts.new_zeros(height, width, 3))
-            depth.append(verts.new_zeros(height, width))
-        else:
-            nearest, ids = torch.where(hit, z, torch.inf).min(-1)
-            ids = (z == nearest[:, None]).logical_and(hit).int().argmax(-1)  # the lowest id among equals
-            ids = torch.where(nearest.isfinite(), ids, -1)
-            seen = (ids >= 0)[:, None]
-            at = ids.clamp(min=0)[:, None]
-            bary.append(torch.where(seen, weights[torch.arange(len(ids)), at[:, 0]], 0.0).reshape(height, width, 3))
-            depth.append(torch.where(seen, z.gather(1, at), 0.0).reshape(height, width))
-        face_ids.append(ids.to(torch.int32).reshape(height, width))
-        cover = (face_ids[-1] >= 0).to(verts.dtype)
-        if samples > 1:
-            cover = torch.zeros_like(cover)
-            for dx, dy in zip(MESH_SAMPLE_X, MESH_SAMPLE_Y, strict=True):
-                hit, _, _ = _meet_faces(corners, u.flatten() + dx / 32, v.flatten() + dy / 32, near, cull_backfaces)
-                cover += hit.any(-1).to(verts.dtype).reshape(height, width) / samples
-        coverage.append(cover)
-    return torch.stack(face_ids), torch.stack(bary), torch.stack(depth), torch.stack(coverage)
+    x, y, z = directions.unbind(-1)
+    basis = [torch.full_like(x, SH_C0)]
+    if count > 1:
+        c1 = 0.4886025119029199
+        basis += [-c1 * y, c1 * z, -c1 * x]
+    if count > 4:
+        basis += [
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.31539156525252005 * (3 * z * z - 1),
+            -1.0925484305920792 * x * z,
+            0.5462742152960396 * (x * x - y * y),
+        ]
+    if count > 9:
+        basis += [
+            -0.5900435899266435 * y * (3 * x * x - y * y),
+            2.890611442640554 * x * y * z,
+            -0.4570457994644658 * y * (5 * z * z - 1),
+            0.3731763325901154 * z * (5 * z * z - 3),
+            -0.4570457994644658 * x * (5 * z * z - 1),
+            1.445305721320277 * z * (x * x - y * y),
+            -0.5900435899266435 * x * (x * x - 3 * y * y),
+        ]
+    return torch.stack(basis, -1)
 
 
-def _meet_faces(
-    corners: Tensor, u: Tensor, v: Tensor, near: float, cull_backfaces: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rays through (u, v) [P] pixels against faces with corners [F, 3, 3], homogeneous pixels.
-
-    Returns whether they meet [P, F], the corner weights [P, F, 3] and the depth [P, F]. Olano & Greer 1997.
-    """
-    p, q, r = corners.unbind(1)
-    planes = torch.stack([torch.cross(q, r, dim=-1), torch.cross(r, p, dim=-1), torch.cross(p, q, dim=-1)], dim=1)
-    volume = (p * planes[:, 0]).sum(-1)
-    finite = corners.isfinite().all(-1).all(-1) & (volume != 0)
-    rays = torch.stack([u, v, torch.ones_like(u)], dim=-1)
-    over_depth = torch.einsum("fkd,pd->pfk", planes / torch.where(finite, volume, 1.0)[:, None, None], rays)
-    depth = 1 / over_depth.sum(-1)
-    hit = (over_depth >= 0).all(-1) & (depth >= near) & depth.isfinite() & finite
-    if cull_backfaces:
-        hit = hit & (volume < 0)  # counter-clockwise from outside turns the other way where y points down
-    return hit, over_depth * depth[..., None], depth
+def sh_colors(sh: Tensor, means: Tensor, positions: Tensor) -> Tensor:
+    """Colour seen from each camera; arguments as `avatar.ops.sh.sh_colors`."""
+    directions = means - positions[:, None, :]
+    directions = directions / directions.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    color = torch.einsum("cnk,cnkd->cnd", sh_basis(directions, sh.shape[2]), sh.expand(len(positions), -1, -1, -1))
+    return (0.5 + color).clamp_min(0)
 
 
-def interpolate_mesh(attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor) -> Tensor:
-    """`avatar.ops.mesh.interpolate_mesh` by gathering three rows per pixel."""
-    picture = torch.arange(face_ids.shape[0])[:, None, None, None] if attributes.shape[0] > 1 else torch.tensor(0)
-    corners = attributes[picture, faces[face_ids.clamp(min=0).long()]]
-    return torch.where((face_ids >= 0)[..., None], (bary[..., None] * corners).sum(-2), 0.0)
-# ---- l1_ssim
-
-SSIM_SIGMA = 1.5
-SSIM_RADIUS = 5
-SSIM_C1 = 0.01**2
-SSIM_C2 = 0.03**2
-
-
-def ssim_map(pred: Tensor, target: Tensor) -> Tensor:
-    """SSIM of every pixel and channel (Wang et al. 2004) as 3D Gaussian splatting uses it. [C, H, W, D]
-
-    11 x 11 Gaussian window of sigma 1.5 pixels, zero padding, values 0..1. pred, target [C, H, W, D].
-    """
-    offsets = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=pred.dtype, device=pred.device)
-    taps = torch.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
-    taps = taps / taps.sum()
-    x, y = pred.permute(0, 3, 1, 2), target.permute(0, 3, 1, 2)
-    channels = x.shape[1]
-    window = (taps[:, None] * taps[None, :]).expand(channels, 1, -1, -1)
-
-    def blur(picture: Tensor) -> Tensor:
-        return torch.nn.functional.conv2d(picture, window, padding=SSIM_RADIUS, groups=channels)
-
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y, cov = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2, blur(x * y) - mean_x * mean_y
-    likeness = (2 * mean_x * mean_y + SSIM_C1) * (2 * cov + SSIM_C2)
-    similarity = likeness / ((mean_x**2 + mean_y**2 + SSIM_C1) * (var_x + var_y + SSIM_C2))
-    return similarity.permute(0, 2, 3, 1)
-
-
-def l1_ssim(pred: Tensor, target: Tensor, weight: Tensor | None = None, ssim_weight: float = 0.2) -> Tensor:
-    """Sum of weight * ((1 - s) |pred - target| + s (1 - ssim)) over the number of values, s = ssim_weight. []
-
-    pred [C, H, W, D], target likewise or uint8 0..255, weight [C, H, W].
-    """
-    if target.dtype == torch.uint8:
-        target = target.to(pred.dtype) / 255
-    loss = (1 - ssim_weight) * (pred - target).abs() + ssim_weight * (1 - ssim_map(pred, target))
-    return (loss if weight is None else loss * weight[..., None]).mean()
-
-
-# ---- adam
-
-
-def adam_(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    steps: list[Tensor],
-    lrs: list[float],
-    beta1s: list[float],
-    beta2s: list[float],
-    epss: list[float],
-) -> None:
-    """One Adam step in place (Kingma & Ba 2015, algorithm 1). The lists have one entry for each parameter."""
-    for i, param in enumerate(params):
-        steps[i] += 1
-        exp_avgs[i].mul_(beta1s[i]).add_(grads[i], alpha=1 - beta1s[i])
-        exp_avg_sqs[i].mul_(beta2s[i]).addcmul_(grads[i], grads[i], value=1 - beta2s[i])
-        mean = exp_avgs[i] / (1 - beta1s[i] ** steps[i].item())
-        square = exp_avg_sqs[i] / (1 - beta2s[i] ** steps[i].item())
-        param -= lrs[i] * mean / (square.sqrt() + epss[i])
-
-
-def finite(tensors: list[Tensor]) -> bool:
-    """Whether no value is NaN or infinite."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
-"""The definition of every native operator in plain torch: slow, readable, differentiable by autograd."""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
-from avatar.geometry.rotations import axis_angle_to_matrix
-
-# ---- skin
+# ---------------------------------------------------------------- skinning
 
 
 def joint_transforms(matrices: Tensor, joints: Tensor, translation: Tensor, parents: Sequence[int]) -> Tensor:
@@ -353,3 +245,157 @@ def skin_unfolded(
         shaped = shaped + (pose_features(matrices) @ directions).unflatten(-1, (-1, 3))
     transforms = joint_transforms(matrices, joints, translation, parents)
     return blend_transforms(shaped, transforms, weights), transforms
+
+
+# ---------------------------------------------------------------- loss and optimiser
+
+SSIM_SIGMA = 1.5
+SSIM_RADIUS = 5
+SSIM_C1 = 0.01**2
+SSIM_C2 = 0.03**2
+
+
+def ssim_map(pred: Tensor, target: Tensor) -> Tensor:
+    """SSIM of every pixel and channel (Wang et al. 2004) as 3D Gaussian splatting uses it. [C, H, W, D]
+
+    11 x 11 Gaussian window of sigma 1.5 pixels, zero padding, values 0..1. pred, target [C, H, W, D].
+    """
+    offsets = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=pred.dtype, device=pred.device)
+    taps = torch.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    taps = taps / taps.sum()
+    x, y = pred.permute(0, 3, 1, 2), target.permute(0, 3, 1, 2)
+    channels = x.shape[1]
+    window = (taps[:, None] * taps[None, :]).expand(channels, 1, -1, -1)
+
+    def blur(picture: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(picture, window, padding=SSIM_RADIUS, groups=channels)
+
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y, cov = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2, blur(x * y) - mean_x * mean_y
+    likeness = (2 * mean_x * mean_y + SSIM_C1) * (2 * cov + SSIM_C2)
+    similarity = likeness / ((mean_x**2 + mean_y**2 + SSIM_C1) * (var_x + var_y + SSIM_C2))
+    return similarity.permute(0, 2, 3, 1)
+
+
+def l1_ssim(pred: Tensor, target: Tensor, weight: Tensor | None = None, ssim_weight: float = 0.2) -> Tensor:
+    """Sum of weight * ((1 - s) |pred - target| + s (1 - ssim)) over the number of values, s = ssim_weight. []
+
+    pred [C, H, W, D], target likewise or uint8 0..255, weight [C, H, W].
+    """
+    if target.dtype == torch.uint8:
+        target = target.to(pred.dtype) / 255
+    loss = (1 - ssim_weight) * (pred - target).abs() + ssim_weight * (1 - ssim_map(pred, target))
+    return (loss if weight is None else loss * weight[..., None]).mean()
+
+
+# ---- adam
+
+
+def adam_(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    lrs: list[float],
+    beta1s: list[float],
+    beta2s: list[float],
+    epss: list[float],
+) -> None:
+    """One Adam step in place (Kingma & Ba 2015, algorithm 1). The lists have one entry for each parameter."""
+    for i, param in enumerate(params):
+        steps[i] += 1
+        exp_avgs[i].mul_(beta1s[i]).add_(grads[i], alpha=1 - beta1s[i])
+        exp_avg_sqs[i].mul_(beta2s[i]).addcmul_(grads[i], grads[i], value=1 - beta2s[i])
+        mean = exp_avgs[i] / (1 - beta1s[i] ** steps[i].item())
+        square = exp_avg_sqs[i] / (1 - beta2s[i] ** steps[i].item())
+        param -= lrs[i] * mean / (square.sqrt() + epss[i])
+
+
+def finite(tensors: list[Tensor]) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+# ---------------------------------------------------------------- meshes
+
+MESH_SAMPLE_X = (-15, -13, -11, -9, -7, -5, -3, -1, 1, 3, 5, 7, 9, 11, 13, 15)
+MESH_SAMPLE_Y = (-15, 1, -7, 9, -11, 5, -3, 13, -13, 3, -5, 11, -9, 7, -1, 15)
+"""Coverage samples of a pixel from its centre, 1/32 pixel: one in each of 16 rows and 16 columns."""
+
+
+def rasterize_mesh(
+    verts: Tensor,
+    faces: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    near: float = 0.01,
+    cull_backfaces: bool = False,
+    samples: int = 16,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`avatar.ops.mesh.rasterize_mesh` by intersecting every ray with every face, in memory pixels x faces.
+
+    Rays are exact: no pixel grid, no clipping, and a ray through a shared edge meets both faces. Verdicts within 1/512
+    pixel of an edge may therefore differ from the kernels.
+    """
+    cameras = viewmats.shape[0]
+    verts = verts.expand(cameras, -1, -1)
+    v, u = torch.meshgrid(
+        torch.arange(height, dtype=verts.dtype) + 0.5, torch.arange(width, dtype=verts.dtype) + 0.5, indexing="ij"
+    )
+    face_ids, bary, depth, coverage = [], [], [], []
+    for c in range(cameras):
+        camera_verts = verts[c] @ viewmats[c, :3, :3].T + viewmats[c, :3, 3]
+        pixels = torch.cat([camera_verts @ Ks[c, :2].T, camera_verts[:, 2:]], dim=-1)
+        corners = pixels[faces]
+        hit, weights, z = _meet_faces(corners, u.flatten(), v.flatten(), near, cull_backfaces)
+        if len(faces) == 0:
+            ids = torch.full((height * width,), -1)
+            bary.append(verts.new_zeros(height, width, 3))
+            depth.append(verts.new_zeros(height, width))
+        else:
+            nearest, ids = torch.where(hit, z, torch.inf).min(-1)
+            ids = (z == nearest[:, None]).logical_and(hit).int().argmax(-1)  # the lowest id among equals
+            ids = torch.where(nearest.isfinite(), ids, -1)
+            seen = (ids >= 0)[:, None]
+            at = ids.clamp(min=0)[:, None]
+            bary.append(torch.where(seen, weights[torch.arange(len(ids)), at[:, 0]], 0.0).reshape(height, width, 3))
+            depth.append(torch.where(seen, z.gather(1, at), 0.0).reshape(height, width))
+        face_ids.append(ids.to(torch.int32).reshape(height, width))
+        cover = (face_ids[-1] >= 0).to(verts.dtype)
+        if samples > 1:
+            cover = torch.zeros_like(cover)
+            for dx, dy in zip(MESH_SAMPLE_X, MESH_SAMPLE_Y, strict=True):
+                hit, _, _ = _meet_faces(corners, u.flatten() + dx / 32, v.flatten() + dy / 32, near, cull_backfaces)
+                cover += hit.any(-1).to(verts.dtype).reshape(height, width) / samples
+        coverage.append(cover)
+    return torch.stack(face_ids), torch.stack(bary), torch.stack(depth), torch.stack(coverage)
+
+
+def _meet_faces(
+    corners: Tensor, u: Tensor, v: Tensor, near: float, cull_backfaces: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rays through (u, v) [P] pixels against faces with corners [F, 3, 3], homogeneous pixels.
+
+    Returns whether they meet [P, F], the corner weights [P, F, 3] and the depth [P, F]. Olano & Greer 1997.
+    """
+    p, q, r = corners.unbind(1)
+    planes = torch.stack([torch.cross(q, r, dim=-1), torch.cross(r, p, dim=-1), torch.cross(p, q, dim=-1)], dim=1)
+    volume = (p * planes[:, 0]).sum(-1)
+    finite = corners.isfinite().all(-1).all(-1) & (volume != 0)
+    rays = torch.stack([u, v, torch.ones_like(u)], dim=-1)
+    over_depth = torch.einsum("fkd,pd->pfk", planes / torch.where(finite, volume, 1.0)[:, None, None], rays)
+    depth = 1 / over_depth.sum(-1)
+    hit = (over_depth >= 0).all(-1) & (depth >= near) & depth.isfinite() & finite
+    if cull_backfaces:
+        hit = hit & (volume < 0)  # counter-clockwise from outside turns the other way where y points down
+    return hit, over_depth * depth[..., None], depth
+
+
+def interpolate_mesh(attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor) -> Tensor:
+    """`avatar.ops.mesh.interpolate_mesh` by gathering three rows per pixel."""
+    picture = torch.arange(face_ids.shape[0])[:, None, None, None] if attributes.shape[0] > 1 else torch.tensor(0)
+    corners = attributes[picture, faces[face_ids.clamp(min=0).long()]]
+    return torch.where((face_ids >= 0)[..., None], (bary[..., None] * corners).sum(-2), 0.0)
