@@ -61,7 +61,7 @@ def module_of(path: Path) -> str:
 
 def room_of(module: str) -> str:
     """The room of the house a module is in: avatar.ops.adam is in ops. The front door, avatar itself, is ""."""
-    return (module.split(".") + [""])[1]
+    return module.split(".")[1] if "." in module else ""
 
 
 def imported_modules(tree: ast.AST, path: Path) -> Iterator[tuple[int, str]]:
