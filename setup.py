@@ -1,7 +1,7 @@
-"""Builds the C++ (and, where a toolkit is present, CUDA) operators and maps the fixed top-level folders into the package.
+"""Builds the C++ (and, where a toolkit is present, CUDA) operators; maps the fixed top-level folders into the package.
 
 pip install --no-build-isolation .     build and install
-python setup.py check_cuda             compile every .cu for Hopper with warnings as errors; skipped where nvcc is absent
+python setup.py check_cuda             compile every .cu for Hopper, warnings as errors; skipped where nvcc is absent
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 try:
-    import torch
     from torch.utils.cpp_extension import include_paths, library_paths
 except ImportError:
     sys.exit(
@@ -35,12 +35,22 @@ ISA_FLAGS = {  # kernels for wide instructions live in files of their own; the c
                "-mprefer-vector-width=512"],
     "avx2": ["-mavx2", "-mfma"],
 }  # fmt: skip
-CUDA_ARCHS = ("80", "90", "120")
+KERNEL_REPORT = re.compile(  # what ptxas -v says of a kernel: name, bytes spilled out and back, registers
+    r"Compiling entry function '(\w+)'(?:(?!Compiling).)*?(\d+) bytes spill stores, (\d+) bytes spill loads"
+    r"(?:(?!Compiling).)*?Used (\d+) registers",
+    re.S,
+)
 
 
 def sources(folder: str, suffix: str) -> list[str]:
     """Source files of one csrc folder, relative to this file, in a stable order."""
     return sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / folder).glob(f"*{suffix}"))
+
+
+def headers() -> list[str]:
+    """Every header, relative to this file: a change in one rebuilds all."""
+    files = (ROOT / "csrc").rglob("*.*")
+    return sorted(str(p.relative_to(ROOT)) for p in files if p.suffix not in (".cpp", ".cu"))
 
 
 def flags_for(source: str) -> list[str]:
@@ -66,7 +76,7 @@ class BuildOperators(build_ext):
                 output_dir, macros, include_dirs, files, depends, extra_postargs
             )
             cc_args = compiler._get_cc_args(pp_opts, debug, extra_preargs)
-            newest_header = max(p.stat().st_mtime for p in (ROOT / "csrc").rglob("*") if p.suffix not in (".cpp", ".cu"))
+            newest_header = max(os.path.getmtime(ROOT / header) for header in headers())
 
             def one(obj: str) -> None:
                 src, suffix = build[obj]
@@ -86,7 +96,7 @@ class CheckCuda(Command):
     """Compile every .cu for Hopper, warnings as errors, and print registers and spills of each kernel."""
 
     description = "compile the CUDA sources without a GPU"
-    user_options = [("arch=", None, "compute capabilities, comma separated (default 90)")]
+    user_options: ClassVar = [("arch=", None, "compute capabilities, comma separated (default 90)")]
 
     def initialize_options(self) -> None:
         self.arch = "90"
@@ -98,21 +108,31 @@ class CheckCuda(Command):
         files = sources("cuda", ".cu")
         nvcc = find_nvcc()
         if not files:
-            return print("check_cuda: no .cu files yet, nothing to compile")
-        if nvcc is None:
-            return print("check_cuda: skipped, nvcc not found (set CUDA_HOME or put nvcc on PATH)")
-        out = ROOT / "build" / "check_cuda"
-        out.mkdir(parents=True, exist_ok=True)
-        for arch in self.arch.split(","):
-            for source in files:
-                cmd = [nvcc, "-c", source, "-o", str(out / f"{Path(source).stem}_{arch}.o"), f"-arch=sm_{arch}",
-                       "-std=c++20", "-O3", "-Icsrc", STABLE_ABI, "-DUSE_CUDA", "-Werror", "all-warnings", "-Xptxas", "-v",
-                       "-diag-suppress", "20012", *[f"-isystem{p}" for p in include_paths()]]  # fmt: skip
-                done = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True)
-                kernels = re.findall(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", done.stderr, re.S)
-                print(f"sm_{arch} {source}: {'ok' if done.returncode == 0 else 'FAILED'} {dict(kernels)}")
-                if done.returncode:
-                    sys.exit(done.stderr)
+            print("check_cuda: no .cu files yet, nothing to compile")
+        elif nvcc is None:
+            print("check_cuda: skipped, nvcc not found (set CUDA_HOME or put nvcc on PATH)")
+        else:
+            jobs = [(nvcc, source, arch) for arch in self.arch.split(",") for source in files]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                failed = [error for error in pool.map(check_cuda_file, *zip(*jobs, strict=True)) if error]
+            if failed:
+                sys.exit("\n".join(failed))
+
+
+def check_cuda_file(nvcc: str, source: str, arch: str) -> str:
+    """Compile one .cu, print what ptxas says of its kernels, and return nvcc's complaints (empty if it has none)."""
+    out = ROOT / "build" / "check_cuda"
+    out.mkdir(parents=True, exist_ok=True)
+    includes = [word for path in include_paths() for word in ("-isystem", path)]
+    cmd = [nvcc, "-c", source, "-o", str(out / f"{Path(source).stem}_{arch}.o"), f"-arch=sm_{arch}", "-std=c++20",
+           "-O3", "-Icsrc", STABLE_ABI, "-DUSE_CUDA", "-Werror", "all-warnings", "-Xptxas", "-v",
+           "-diag-suppress", "20012", *includes]  # fmt: skip
+    done = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True)
+    lines = [f"sm_{arch} {source}: {'ok' if done.returncode == 0 else 'FAILED'}"]
+    for kernel, stored, loaded, registers in KERNEL_REPORT.findall(done.stderr):
+        lines.append(f"  {kernel}: {registers} registers, {stored} + {loaded} bytes spilled")
+    print("\n".join(lines), flush=True)
+    return "" if done.returncode == 0 else f"{source}:\n{done.stdout}{done.stderr}"
 
 
 def find_nvcc() -> str | None:
@@ -128,6 +148,7 @@ def cpu_extension() -> Extension:
     return Extension(
         "avatar._C",
         sources=["csrc/bindings.cpp", *sources("cpu", ".cpp")],
+        depends=[*headers(), "setup.py"],
         include_dirs=["csrc", *include_paths()],
         library_dirs=library_paths(),
         libraries=["torch_cpu", "torch", "c10"],
