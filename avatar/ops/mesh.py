@@ -30,8 +30,8 @@ def rasterize_mesh(
 
     A pixel belongs to the nearest face that covers its centre (at +0.5). Corners are rounded to 1/256 pixel and inside
     tests are exact with the top-left rule (Pineda 1988), so neighbouring faces leave no crack and draw nothing twice.
-    Depths closer than a relative 1e-7 count as equal; then the lowest face id wins. Faces are clipped at the near plane;
-    faces with a vertex that is not finite are left out. The result does not depend on the number of threads.
+    Depths closer than a relative 1e-7 count as equal; then the lowest face id wins. Faces are clipped at the near
+    plane; faces with a vertex that is not finite are left out. The result does not depend on the number of threads.
 
     Args:
         verts: vertices, metres, world frame; B = C, or B = 1 to share them. [B, V, 3]
@@ -119,9 +119,7 @@ def interpolate_mesh(attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: 
     return values
 
 
-def mesh_points(
-    verts: Tensor, faces: Tensor, viewmats: Tensor, Ks: Tensor, face_ids: Tensor
-) -> tuple[Tensor, Tensor]:
+def mesh_points(verts: Tensor, faces: Tensor, viewmats: Tensor, Ks: Tensor, face_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Where every pixel's ray meets the face it is known to see, in plain torch: the gradient of `rasterize_mesh`.
 
     Shifted so that the ray is the z axis, corner k weighs as much as the area the other two span with the origin
@@ -173,7 +171,6 @@ def _rasterize_shapes(verts: Tensor, viewmats: Tensor, width: int, height: int) 
     )
 
 
-@torch.library.register_fake("avatar::rasterize_mesh")
 def _rasterize_fake(
     verts: Tensor,
     faces: Tensor,
@@ -188,7 +185,9 @@ def _rasterize_fake(
     return _rasterize_shapes(verts, viewmats, width, height)
 
 
-@torch.library.register_fake("avatar::rasterize_mesh_naive")
+torch.library.register_fake("avatar::rasterize_mesh", _rasterize_fake)
+
+
 def _naive_fake(
     verts: Tensor,
     faces: Tensor,
@@ -201,6 +200,9 @@ def _naive_fake(
     samples: int,
 ) -> tuple[Tensor, ...]:
     return _rasterize_shapes(verts, viewmats, width, height)
+
+
+torch.library.register_fake("avatar::rasterize_mesh_naive", _naive_fake)
 
 
 def _rasterize_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -224,16 +226,20 @@ def _rasterize_backward(ctx: Any, _ids: Any, v_bary: Tensor | None, v_depth: Ten
 torch.library.register_autograd("avatar::rasterize_mesh", _rasterize_backward, setup_context=_rasterize_save)
 
 
-@torch.library.register_fake("avatar::interpolate_mesh")
 def _interpolate_fake(attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor) -> Tensor:
     return attributes.new_empty((*face_ids.shape, attributes.shape[2]))
 
 
-@torch.library.register_fake("avatar::interpolate_mesh_bwd")
+torch.library.register_fake("avatar::interpolate_mesh", _interpolate_fake)
+
+
 def _interpolate_bwd_fake(
     attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor, v_values: Tensor
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(attributes), torch.empty_like(bary)
+
+
+torch.library.register_fake("avatar::interpolate_mesh_bwd", _interpolate_bwd_fake)
 
 
 def _interpolate_save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -62,9 +62,7 @@ class Texture(Record):
     """Triangles into `uvs`, one per face of the mesh. [F, 3] int64"""
 
     def __post_init__(self) -> None:
-        check_shapes(
-            "Texture", image=(self.image, "H W 3"), uvs=(self.uvs, "U 2"), faces_uv=(self.faces_uv, "F 3")
-        )
+        check_shapes("Texture", image=(self.image, "H W 3"), uvs=(self.uvs, "U 2"), faces_uv=(self.faces_uv, "F 3"))
 
 
 def rasterize_mesh(
@@ -230,8 +228,8 @@ def rasterize_uv(uvs: Tensor, faces_uv: Tensor, width: int, height: int) -> Mesh
     """Which face every texel of a texture belongs to, and where on it: the start of any bake.
 
     `interpolate(verts, faces, raster)` then is the surface point of every texel. Where islands overlap the lowest face
-    id wins. uvs [U, 2] 0..1, origin at the bottom left; faces_uv [F, 3]. Returns a record with C = 1 and row 0 at v = 1;
-    its depth is 1 on every texel that is used.
+    id wins. uvs [U, 2] 0..1, origin at the bottom left; faces_uv [F, 3]. Returns a record with C = 1, row 0 at v = 1 and
+    depth 1 on every texel that is used.
     """
     check_shapes("rasterize_uv", uvs=(uvs, "U 2"), faces_uv=(faces_uv, "F 3"))
     # A camera of unit focal length sees the plane z = 1 in pixels.
@@ -271,14 +269,14 @@ def linear_to_srgb(light: Tensor) -> Tensor:
 
 # The preview's studio. Directions point towards the light in camera axes (x right, y down, z forward); light is linear.
 KEY_DIRECTION = (-0.50, -0.62, -0.60)  # a large lamp above the camera's left
-KEY_LIGHT = (0.82, 0.79, 0.74)
+KEY_LIGHT = (0.95, 0.91, 0.85)
 KEY_WRAP = (0.32, 0.22, 0.18)  # how far each colour's light reaches past the terminator: skin scatters red farthest
 FILL_DIRECTION = (0.80, -0.05, -0.60)
 FILL_LIGHT = (0.10, 0.115, 0.14)
 RIM_DIRECTION = (0.65, -0.55, 0.55)  # from behind: separates the head from a dark background
 RIM_LIGHT = (0.75, 0.78, 0.85)
-SKY_LIGHT = (0.26, 0.28, 0.31)  # hemisphere about the world's +Y
-GROUND_LIGHT = (0.12, 0.10, 0.09)
+SKY_LIGHT = (0.24, 0.26, 0.29)  # hemisphere about the world's +Y
+GROUND_LIGHT = (0.10, 0.085, 0.075)
 GLOSS, SHININESS = 0.16, 28.0  # strength and Blinn-Phong exponent of a soft skin highlight
 
 
@@ -358,7 +356,8 @@ def _shade_picture(
     if texture is not None:
         uvs = pixel_uvs(texture.uvs.to(values), texture.faces_uv, raster)[0][hits]
         albedo = srgb_to_linear(sample_texture(texture.image.to(values), uvs))
-    light = light_surface(values[:, :3], values[:, 3:6], albedo, view)
+    front = _facing(surface[:, 3:6], faces, view)[raster.face_ids[0][hits].long()]
+    light = light_surface(values[:, :3] * front[:, None], values[:, 3:6], albedo, view)
 
     # Premultiplied by coverage and averaged; subpixels on the rim without a hit take the mean colour of their pixel,
     # and pixels without any hit that of their neighbours.
@@ -377,14 +376,23 @@ def _shade_picture(
     return linear_to_srgb(rgb), alpha, mean[4] * alpha
 
 
+def _facing(verts: Tensor, faces: Tensor, view: Camera) -> Tensor:
+    """1 for faces that show their outside to the camera (C = 1), -1 for the others. verts [V, 3] -> [F].
+
+    Smooth normals of an outline lean away from the camera on either side, so the face decides which side is seen.
+    """
+    a, b, c = verts[faces].unbind(1)
+    outside = (torch.cross(b - a, c - a, dim=-1) * (view.positions - a)).sum(-1)
+    return torch.where(outside < 0, -1.0, 1.0).to(verts)
+
+
 def light_surface(normals: Tensor, points: Tensor, albedo: Tensor, view: Camera) -> Tensor:
     """Linear light that surface points send to one camera (C = 1) in the preview's studio.
 
-    normals [P, 3] of any length, points [P, 3] metres, both in the world frame; albedo [P, 3] linear. Returns [P, 3].
+    normals [P, 3] of any length on the side that is seen, points [P, 3] metres, both in the world frame; albedo [P, 3] linear. Returns [P, 3].
     """
     to_eye = F.normalize(view.positions - points, dim=-1)
     normals = F.normalize(normals, dim=-1)
-    normals = torch.where((normals * to_eye).sum(-1, keepdim=True) < 0, -normals, normals)
     lamps = F.normalize(normals.new_tensor([KEY_DIRECTION, FILL_DIRECTION, RIM_DIRECTION]), dim=-1)
     lamps = lamps @ view.viewmats[0, :3, :3]  # camera to world
     key, fill, rim = (normals @ lamps.T)[..., None].unbind(1)
