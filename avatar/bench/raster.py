@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from avatar.bench.timing import interleaved
+from avatar.bench import Metric, interleaved
 from avatar.ops._native import available_isas, isa, use_isa
 from avatar.ops.raster import bin_splats, blend, blend_boxes, project
 
@@ -78,13 +78,10 @@ def check(work: Workload) -> None:
         raise RuntimeError(f"raster benchmark: picture differs from the reference by {error:.1e}, more than 1e-4")
 
 
-def run(quick: bool = False) -> list[dict[str, object]]:
+def run(quick: bool) -> list[Metric]:
     """Milliseconds per picture and ratios; see the module's docstring. `quick` lowers the rounds."""
     rounds = 10 if quick else 40
-    metrics: list[dict[str, object]] = []
-
-    def add(key: str, value: float, unit: str, direction: str) -> None:
-        metrics.append({"key": key, "value": value, "unit": unit, "direction": direction})
+    metrics: list[Metric] = []
 
     for name, (count, size) in SIZES.items():
         work, pair = Workload(count, size), Workload(count, size, pictures=2)
@@ -93,13 +90,13 @@ def run(quick: bool = False) -> list[dict[str, object]]:
         times = interleaved({"ours": work.step, "forward": work.forward, "pair": pair.step}, rounds=rounds)
         scalar = interleaved({"ours": work.step, "boxes": lambda w=work: w.step(reference=True)}, rounds=max(5, rounds // 4))
         key = f"raster.head_{name}"
-        add(f"{key}.ms", times["ours"].median, "ms", "lower")
-        add(f"{key}.fwd_ms", times["forward"].median, "ms", "lower")
-        add(f"{key}.batch2_ms", times["pair"].median / 2, "ms", "lower")
-        add(f"{key}.x_scalar", scalar["boxes"].median / scalar["ours"].median, "x", "higher")
+        metrics.append(Metric(f"{key}.ms", times["ours"].median, "ms", "lower"))
+        metrics.append(Metric(f"{key}.fwd_ms", times["forward"].median, "ms", "lower"))
+        metrics.append(Metric(f"{key}.batch2_ms", times["pair"].median / 2, "ms", "lower"))
+        metrics.append(Metric(f"{key}.x_scalar", scalar["boxes"].median / scalar["ours"].median, "x", "higher"))
         for level in available_isas():
             if level != isa():
                 with use_isa(level):
                     slow = interleaved({"ours": work.step}, rounds=5)
-                add(f"{key}.{level}_ms", slow["ours"].median, "ms", "lower")
+                metrics.append(Metric(f"{key}.{level}_ms", slow["ours"].median, "ms", "lower"))
     return metrics
