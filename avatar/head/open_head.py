@@ -33,7 +33,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 JAW_OPEN = 0.41904
 """Rotation of the jaw about +X that equals jawOpen = 1, radians."""
-GAZE = {"Down": 0.38, "In": 0.45, "Out": 0.45, "Up": 0.30}
+GAZE = {"Down": 0.34, "In": 0.45, "Out": 0.45, "Up": 0.30}
 """Rotation of an eyeball at a full eyeLook unit, radians."""
 PUPIL_ANGLE, IRIS_ANGLE = math.radians(9.2), math.radians(23.5)
 """Edge of the pupil and of the iris as seen from the eyeball's centre, radians from the gaze axis."""
@@ -168,6 +168,7 @@ def preview_colors(head: HeadModel) -> Tensor:
     tint(inside("mouth_cavity"), MOUTH)
     tint(inside("tongue"), TONGUE)
     tint(inside("teeth_upper", "teeth_lower"), TEETH)
+    tint(inside("gums"), GUMS)
     tint(inside("lashes"), LASHES)
     for eye in ("eye_left", "eye_right"):
         ids = head.parts[eye]
@@ -183,7 +184,7 @@ def preview_colors(head: HeadModel) -> Tensor:
 
 SKIN, BLUSH, SHADE, LIPS = (0.83, 0.66, 0.57), (0.80, 0.52, 0.45), (0.62, 0.44, 0.38), (0.72, 0.40, 0.38)
 HAIR, LASHES = (0.17, 0.12, 0.09), (0.10, 0.07, 0.06)
-MOUTH, TONGUE, TEETH = (0.36, 0.12, 0.12), (0.72, 0.36, 0.35), (0.93, 0.90, 0.83)
+MOUTH, TONGUE, TEETH, GUMS = (0.36, 0.12, 0.12), (0.72, 0.36, 0.35), (0.93, 0.90, 0.83), (0.70, 0.38, 0.37)
 PUPIL, IRIS, EYE_WHITE = (0.03, 0.03, 0.03), (0.34, 0.24, 0.16), (0.93, 0.92, 0.91)
 BROWS = ((46, 53, 52, 65, 55), (70, 63, 105, 66, 107), (276, 283, 282, 295, 285), (300, 293, 334, 296, 336))
 """MediaPipe points along the lower and upper edge of the brows."""
