@@ -229,8 +229,8 @@ def name_regions(
 
     oval = within(FACE_OVAL)
     # The whole ear rides on a shift; scaling barely moves its middle.
-    ear_left = moved_by("ears/l-ear-trans-backward", "ears/l-ear-trans-up", share=0.5)
-    ear_right = moved_by("ears/r-ear-trans-backward", "ears/r-ear-trans-up", share=0.5)
+    ear_left = moved_by("ears/l-ear-trans-backward", "ears/l-ear-trans-up", share=0.85)
+    ear_right = moved_by("ears/r-ear-trans-backward", "ears/r-ear-trans-up", share=0.85)
     ears = ear_left | ear_right
     upper_lip, lower_lip = (
         np.isin(np.arange(len(template)), np.concatenate(parts))
@@ -268,15 +268,25 @@ def name_regions(
         ids = topology.pieces[name]
         gums = np.isin(np.arange(len(ids)) % dentition.RINGS, dentition.GUM_RINGS)
         regions.setdefault("gums", np.zeros(len(template), bool))[ids] = gums
-    regions["scalp"] = scalp(template, is_skin & ~oval & ~ears & ~neck & ~torso, canonical, ears)
+    regions["scalp"] = scalp(template, is_skin & ~ears & ~neck & ~torso, canonical, ears)
     return {name: np.flatnonzero(mask) for name, mask in sorted(regions.items())}
 
 
 def scalp(template: Floats, mask: np.ndarray, canonical: Floats, ears: np.ndarray) -> np.ndarray:
     """Where hair grows: above a line that runs over the forehead, before the ears and down to the nape."""
     ear = template[ears]
-    ear_front, ear_low = ear[:, 2].max(), ear[:, 1].min()
-    hairline = canonical[10, 1]
-    z = [template[:, 2].min(), ear[:, 2].min() - 0.02, ear_front - 0.015, ear_front + 0.01, canonical[10, 2]]
-    y = [ear_low - 0.02, ear_low - 0.005, ear_low + 0.03, canonical[[127, 356], 1].mean() + 0.02, hairline]
-    return mask & (template[:, 1] > np.interp(template[:, 2], z, y))
+    front, back, low, top = ear[:, 2].max(), ear[:, 2].min(), ear[:, 1].min(), ear[:, 1].max()
+    hairline = canonical[10]
+    line = (  # forwards, upwards
+        (template[:, 2].min(), low - 0.025),
+        (back - 0.012, low - 0.015),
+        (back - 0.002, low + 0.02),
+        (back + 0.006, top + 0.004),
+        (front - 0.004, top + 0.004),
+        (front, low + 0.035),
+        (front + 0.008, low + 0.038),
+        (front + 0.016, canonical[[127, 356], 1].mean() + 0.012),
+        (hairline[2] - 0.035, hairline[1] - 0.004),
+        (hairline[2], hairline[1]),
+    )
+    return mask & (template[:, 1] > np.interp(template[:, 2], *zip(*line, strict=True)))
