@@ -33,7 +33,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 JAW_OPEN = 0.41904
 """Rotation of the jaw about +X that equals jawOpen = 1, radians."""
-GAZE = {"Down": 0.38, "In": 0.45, "Out": 0.45, "Up": 0.30}
+GAZE = {"Down": 0.34, "In": 0.45, "Out": 0.45, "Up": 0.30}
 """Rotation of an eyeball at a full eyeLook unit, radians."""
 PUPIL_ANGLE, IRIS_ANGLE = math.radians(9.2), math.radians(23.5)
 """Edge of the pupil and of the iris as seen from the eyeball's centre, radians from the gaze axis."""
@@ -148,6 +148,15 @@ def preview_colors(head: HeadModel) -> Tensor:
             mask[head.regions[name] if name in head.regions else head.parts[name]] = 1
         return mask
 
+    def soft(mask: Tensor, rounds: int) -> Tensor:
+        """Spread a mask over neighbouring triangles. [V]"""
+        corners = head.faces.flatten()
+        count = torch.bincount(corners, minlength=len(mask)).clamp(min=1)
+        for _ in range(rounds):
+            spread = mask[head.faces].mean(1).repeat_interleave(3)
+            mask = torch.zeros_like(mask).index_add_(0, corners, spread) / count
+        return mask
+
     def near(point: Tensor, radius: float) -> Tensor:
         """Soft disc around a point, 1 at its centre. [V]"""
         return torch.exp(-(((verts - point).norm(dim=1) / radius) ** 2))
@@ -156,18 +165,21 @@ def preview_colors(head: HeadModel) -> Tensor:
     marks = (head.template[head.faces[points.face_ids]] * points.bary[:, :, None]).sum(1)
     for cheek in (50, 280):
         tint(0.35 * near(marks[cheek], 0.022), BLUSH)
-    tint(0.35 * near(marks[4], 0.014) + 0.4 * inside("ears"), BLUSH)
-    tint(0.15 * inside("eyelid_left", "eyelid_right"), SHADE)
-    tint(0.95 * inside("scalp"), HAIR)
-    for chain in BROWS:
-        line = marks[list(chain)]
-        mark = torch.cat([line[:-1].lerp(line[1:], f) for f in (0.0, 0.25, 0.5, 0.75, 1.0)])
-        distance = torch.cdist(verts, mark).min(1).values
-        tint(0.85 * torch.sigmoid((0.0042 - distance) / 0.0012) * inside("skin"), HAIR)
-    tint(0.75 * inside("lips"), LIPS)
+    tint(0.30 * near(marks[4], 0.014) + 0.4 * soft(inside("ears"), 3), BLUSH)
+    tint(0.2 * soft(inside("eyelid_left", "eyelid_right"), 2), SHADE)
+    tint(0.95 * (2.2 * soft(inside("scalp"), 2) - 0.6) * inside("skin"), HAIR)
+    for lower, upper in BROWS:
+        line = marks[list(lower)].lerp(marks[list(upper)], 0.45)
+        stroke = torch.cat([line[:-1].lerp(line[1:], f) for f in (0.0, 0.25, 0.5, 0.75, 1.0)])
+        distance = torch.cdist(verts, stroke).min(1).values
+        tint(1.1 * torch.exp(-((distance / 0.0048) ** 2)) * inside("skin"), HAIR)
+    tint(0.7 * soft(inside("lips"), 1) * inside("lips"), LIPS)
     tint(inside("mouth_cavity"), MOUTH)
     tint(inside("tongue"), TONGUE)
     tint(inside("teeth_upper", "teeth_lower"), TEETH)
+    tint(inside("gums"), GUMS)
+    behind = (marks[13, 2] - 0.015 - verts[:, 2]) / 0.05  # little light reaches the back of the mouth
+    tint(0.85 * behind.clamp(0, 1) * inside("mouth_inner"), DARK)
     tint(inside("lashes"), LASHES)
     for eye in ("eye_left", "eye_right"):
         ids = head.parts[eye]
@@ -181,9 +193,12 @@ def preview_colors(head: HeadModel) -> Tensor:
     return colors.clamp(0, 1)
 
 
-SKIN, BLUSH, SHADE, LIPS = (0.83, 0.66, 0.57), (0.80, 0.52, 0.45), (0.62, 0.44, 0.38), (0.72, 0.40, 0.38)
-HAIR, LASHES = (0.17, 0.12, 0.09), (0.10, 0.07, 0.06)
-MOUTH, TONGUE, TEETH = (0.36, 0.12, 0.12), (0.72, 0.36, 0.35), (0.93, 0.90, 0.83)
+SKIN, BLUSH, SHADE, LIPS = (0.83, 0.66, 0.57), (0.80, 0.52, 0.45), (0.62, 0.44, 0.38), (0.71, 0.41, 0.38)
+HAIR, LASHES, DARK = (0.19, 0.13, 0.10), (0.16, 0.11, 0.09), (0.10, 0.03, 0.03)
+MOUTH, TONGUE, TEETH, GUMS = (0.36, 0.12, 0.12), (0.72, 0.36, 0.35), (0.93, 0.90, 0.83), (0.70, 0.38, 0.37)
 PUPIL, IRIS, EYE_WHITE = (0.03, 0.03, 0.03), (0.34, 0.24, 0.16), (0.93, 0.92, 0.91)
-BROWS = ((46, 53, 52, 65, 55), (70, 63, 105, 66, 107), (276, 283, 282, 295, 285), (300, 293, 334, 296, 336))
-"""MediaPipe points along the lower and upper edge of the brows."""
+BROWS = (
+    ((46, 53, 52, 65, 55), (70, 63, 105, 66, 107)),
+    ((276, 283, 282, 295, 285), (300, 293, 334, 296, 336)),
+)
+"""MediaPipe points along the lower and upper edge of the right and the left brow, from the temple inwards."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from scipy.spatial.transform import Rotation
 
-from . import expressions, identity, landmarks, rig, topology
+from . import expressions, identity, landmarks, lids, rig, topology
 from .source import VERSION, Floats, Source, read_source
 
 MODEL_ID = "open_head-1"
@@ -68,11 +68,13 @@ def build(data: Path, canonical: Path) -> Asset:
     base = people.mean_base(source)
     base -= base[source.ids("joint-head")].mean(0)  # the origin lies where the skull sits on the neck
     head = topology.cut_bust(source, base)
-    template = head.carry(base)
+    units = expressions.read_units(source)
+    template = head.carry(base + lids.NEUTRAL_WIDE * (units["eyeWideLeft"] + units["eyeWideRight"]))
+    tongue = expressions.rest_tongue(head, template)
+    template += tongue
     modes = identity.find_modes(source, head, people, template)
 
-    units = expressions.read_units(source)
-    basis = expressions.expression_basis(head, units)
+    basis = expressions.expression_basis(head, units, template, tongue)
     columns = {name: basis[:, :, k] for k, name in enumerate(expressions.ARKIT)}
     opened = template + columns["jawOpen"]
     teeth = head.pieces["teeth_lower"]

@@ -18,13 +18,13 @@ OPPOSITES = (
     ("compress", "uncompress"),
 )  # fmt: skip
 AMPLITUDES = {  # half range of each feature's triangular distribution; 1 is the artist's extreme
-    "head": 0.6, "forehead": 0.8, "eyebrows": 0.8, "eyes": 0.7, "nose": 0.7, "mouth": 0.6, "ears": 0.7, "chin": 0.7,
-    "cheek": 0.8, "neck": 0.5, "torso": 0.5, "arms": 0.5,
+    "head": 0.25, "forehead": 0.35, "eyebrows": 0.5, "eyes": 0.45, "nose": 0.45, "mouth": 0.4, "ears": 0.5,
+    "chin": 0.4, "cheek": 0.5, "neck": 0.3, "torso": 0.4, "arms": 0.4,
 }  # fmt: skip
 SUBTLE = {  # features that quickly look wrong, or that push a whole part to one side
-    "trans-in": 0.15, "angle-in": 0.3, "epicanthus": 0.4, "mouth-scale-depth": 0.3, "eye-push": 0.35, "eye-height": 0.4,
-    "eye-scale": 0.35, "septumangle": 0.4, "nose-compression": 0.4, "mouth-trans-down": 0.3, "head-trans": 0.2,
-    "head-scale-vert": 0.4, "eye-trans": 0.5, "lowerlip-ext": 0.4, "upperlip-ext": 0.4, "neck-trans": 0.3,
+    "trans-in": 0.15, "angle-in": 0.3, "epicanthus": 0.4, "mouth-scale-depth": 0.2, "eye-push": 0.35, "eye-height": 0.3,
+    "eye-scale": 0.25, "septumangle": 0.4, "nose-compression": 0.25, "mouth-trans-down": 0.25, "head-trans": 0.1,
+    "head-scale": 0.2, "eye-trans": 0.35, "lowerlip-ext": 0.25, "upperlip-ext": 0.25, "neck-trans": 0.15,
 }  # fmt: skip
 SHAPES = (
     "head-diamond", "head-invertedtriangular", "head-oval", "head-rectangular", "head-round", "head-square",
@@ -102,7 +102,7 @@ def draw_population(source: Source, count: int = PEOPLE, seed: int = SEED) -> Po
                 continue
             sides = [f"{folder}/l-{stem}", f"{folder}/r-{stem}"] if name.startswith("l-") else [f"{folder}/{name}"]
             if stem.startswith(SHAPES):
-                amount = rng.random(count) ** 4 * 0.6
+                amount = rng.random(count) ** 4 * 0.5
                 columns.update(dict.fromkeys(sides, amount))
                 continue
             for low, high in OPPOSITES:
@@ -116,7 +116,7 @@ def draw_population(source: Source, count: int = PEOPLE, seed: int = SEED) -> Po
                     columns[side.removesuffix(low) + high] = np.maximum(amount, 0)
     for name in source.targets("asym"):
         if not name.startswith("asymm-"):
-            columns[f"asym/{name}"] = np.maximum(triangular(0.5), 0)
+            columns[f"asym/{name}"] = np.maximum(triangular(0.35), 0)
     names = sorted(columns)
     return Population([f"mpfb2/targets/{name}" for name in names], np.stack([columns[name] for name in names], axis=1))
 

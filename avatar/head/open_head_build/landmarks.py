@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
+from . import dentition
 from .rig import rigid_fit
+from .rings import LID_EDGE, LIPS_END, LIPS_MEET, halves, walk_rings
 from .source import Floats, Ints, Source
 from .topology import IRIS_ANGLE, Topology
 
@@ -89,34 +91,6 @@ def closest_points(points: Floats, verts: Floats, faces: Ints, allowed: Ints, ca
     return Points(allowed[near[row, k]], choices[row, k, m])
 
 
-def loop_curve(ids: Ints, topology: Topology, template: Floats) -> tuple[Floats, Floats]:
-    """Upper and lower halves of a seam (lips, lid margin), each from the subject's right to left corner. [n, 3] each"""
-    members = set(ids.tolist())
-    links: dict[int, set[int]] = {i: set() for i in members}
-    count: dict[tuple[int, int], int] = {}
-    inner = set(topology.pieces["mouth_cavity"]) | set(topology.pieces["socket_left"])
-    inner |= set(topology.pieces["socket_right"])
-    for face in topology.faces.tolist():
-        outside = not any(v in inner for v in face)
-        for a, b in ((face[0], face[1]), (face[1], face[2]), (face[2], face[0])):
-            if a in members and b in members and outside:
-                count[(min(a, b), max(a, b))] = count.get((min(a, b), max(a, b)), 0) + 1
-    for (a, b), times in count.items():
-        if times == 1:
-            links[a].add(b)
-            links[b].add(a)
-    start = min(members, key=lambda i: template[i, 0])
-    path, last = [start], start
-    step = max(links[start], key=lambda i: template[i, 1])
-    while step != start:
-        path.append(step)
-        onward = [i for i in links[step] if i != last]
-        last, step = step, onward[0]
-    turn = max(range(len(path)), key=lambda k: template[path[k], 0])
-    upper, lower = path[: turn + 1], [start, *reversed(path[turn:])]
-    return template[upper], template[lower]
-
-
 def along(curve: Floats, fractions: Floats) -> Floats:
     """Points of a polyline at fractions of its length. [n, 3], [m] -> [m, 3]"""
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(curve, axis=0), axis=1))])
@@ -140,11 +114,18 @@ def ring_targets(ring: tuple[int, ...], canonical: Floats, upper: Floats, lower:
 
 def register(canonical: Floats, canonical_faces: Ints, topology: Topology, template: Floats) -> Points:
     """Points of the canonical face and the ten iris points on the template. 478 points"""
-    rings, goals = [], []
-    for ring, seam in ((INNER_LIPS, "mouth_cavity"), (RIGHT_EYE, "socket_right"), (LEFT_EYE, "socket_left")):
-        rings += ring
-        goals.append(ring_targets(ring, canonical, *loop_curve(topology.seams[seam], topology, template)))
-    mouth, right, _left = goals
+    drawn: list[int] = []
+    goals = []
+    for ring, seam, number in (
+        (INNER_LIPS, "mouth_cavity", LIPS_MEET),
+        (OUTER_LIPS, "mouth_cavity", LIPS_END),
+        (RIGHT_EYE, "socket_right", LID_EDGE),
+        (LEFT_EYE, "socket_left", LID_EDGE),
+    ):
+        drawn += ring
+        upper, lower = halves(walk_rings(topology, seam, number + 1)[number], template)
+        goals.append(ring_targets(ring, canonical, template[upper], template[lower]))
+    mouth, right = goals[0], goals[2]
     skin = topology.pieces["skin_head"]
     midline = skin[np.abs(template[skin, 0]) < 1e-6]
     middle = template[midline]
@@ -161,7 +142,7 @@ def register(canonical: Floats, canonical_faces: Ints, topology: Topology, templ
     root = on_midline(eye_y - 0.005, eye_y + 0.02, -1)
     dent = on_midline(mouth_y - 0.030, mouth_y - 0.010, -1)
     chin = on_midline(mouth_y - 0.055, dent[1] - 0.005, 1)
-    anchors = [*rings, 4, 2, 168, 18, 199]
+    anchors = [*drawn, 4, 2, 168, 18, 199]
     places = np.concatenate([*goals, [tip, under_nose, root, dent, chin]])
 
     turn, _ = rigid_fit(canonical[anchors], places)
@@ -195,6 +176,7 @@ def register(canonical: Floats, canonical_faces: Ints, topology: Topology, templ
         wanted = np.where(fixed[:, None] > 0, goal, near) - start
         offset = np.linalg.solve(stiffness * smooth + np.diag(weight), weight[:, None] * wanted)
         current = start + offset
+    current[anchors] = places
     found = closest_points(current, template, topology.faces, allowed)
     irises = [iris_points(piece, topology, template) for piece in ("eye_right", "eye_left")]
     return Points(
@@ -246,23 +228,25 @@ def name_regions(
         return is_skin & front & inside_polygon(template[:, :2], canonical[list(ring), :2])
 
     oval = within(FACE_OVAL)
-    ear_left = moved_by("ears/l-ear-scale-incr", share=0.30) & (template[:, 0] > 0)
-    ear_right = moved_by("ears/r-ear-scale-incr", share=0.30) & (template[:, 0] < 0)
+    # The whole ear rides on a shift; scaling barely moves its middle.
+    ear_left = moved_by("ears/l-ear-trans-backward", "ears/l-ear-trans-up", share=0.85)
+    ear_right = moved_by("ears/r-ear-trans-backward", "ears/r-ear-trans-up", share=0.85)
     ears = ear_left | ear_right
-    lips = within(OUTER_LIPS) & (template[:, 2] > canonical[[61, 291], 2].min() - 0.004)
-    lips[topology.seams["mouth_cavity"]] = True
+    upper_lip, lower_lip = (
+        np.isin(np.arange(len(template)), np.concatenate(parts))
+        for parts in zip(*(halves(r, template) for r in walk_rings(topology, "mouth_cavity", LIPS_END + 1)), strict=True)
+    )
     lid_left = is_skin & (np.linalg.norm(basis["eyeBlinkLeft"], axis=1) > 0.001)
     lid_right = is_skin & (np.linalg.norm(basis["eyeBlinkRight"], axis=1) > 0.001)
-    split = np.interp(template[:, 0], *sorted_seam(topology, template))
     chest = weights[:, 1]
     neck = is_skin & (chest > 0.02) & (chest < 0.9) & (template[:, 1] < canonical[152, 1] + 0.03)
     torso = is_skin & (chest >= 0.9)
     brow = canonical[list(RIGHT_BROW + LEFT_BROW), 1].max()
     regions = {
         "face": oval & ~ears,
-        "lips": lips,
-        "upper_lip": lips & (template[:, 1] >= split - 1e-6),
-        "lower_lip": lips & (template[:, 1] <= split + 1e-6),
+        "lips": upper_lip | lower_lip,
+        "upper_lip": upper_lip,
+        "lower_lip": lower_lip,
         "nose": moved_by("nose/nose-scale-vert-incr", "nose/nose-scale-horiz-incr", share=0.15) & oval,
         "forehead": oval & (template[:, 1] > brow),
         "eye_region_left": is_skin & front & (np.linalg.norm(template - canonical[473], axis=1) < 0.026),
@@ -280,22 +264,29 @@ def name_regions(
             np.concatenate([topology.pieces[p] for p in ("mouth_cavity", "teeth_upper", "teeth_lower", "tongue")]),
         ),
     }
-    regions["scalp"] = scalp(template, is_skin & ~oval & ~ears & ~neck & ~torso, canonical, ears)
+    for name in ("teeth_upper", "teeth_lower"):
+        ids = topology.pieces[name]
+        gums = np.isin(np.arange(len(ids)) % dentition.RINGS, dentition.GUM_RINGS)
+        regions.setdefault("gums", np.zeros(len(template), bool))[ids] = gums
+    regions["scalp"] = scalp(template, is_skin & ~ears & ~neck & ~torso, canonical, ears)
     return {name: np.flatnonzero(mask) for name, mask in sorted(regions.items())}
-
-
-def sorted_seam(topology: Topology, template: Floats) -> tuple[Floats, Floats]:
-    """Height of the line between the lips over x: increasing x and mean height of the seam there."""
-    upper, lower = loop_curve(topology.seams["mouth_cavity"], topology, template)
-    x = np.linspace(upper[0, 0], upper[-1, 0], 41)
-    return x, (np.interp(x, upper[:, 0], upper[:, 1]) + np.interp(x, lower[:, 0], lower[:, 1])) / 2
 
 
 def scalp(template: Floats, mask: np.ndarray, canonical: Floats, ears: np.ndarray) -> np.ndarray:
     """Where hair grows: above a line that runs over the forehead, before the ears and down to the nape."""
     ear = template[ears]
-    ear_front, ear_low = ear[:, 2].max(), ear[:, 1].min()
-    hairline = canonical[10, 1]
-    z = [template[:, 2].min(), ear[:, 2].min() - 0.02, ear_front - 0.015, ear_front + 0.01, canonical[10, 2]]
-    y = [ear_low - 0.02, ear_low - 0.005, ear_low + 0.03, canonical[[127, 356], 1].mean() + 0.02, hairline]
-    return mask & (template[:, 1] > np.interp(template[:, 2], z, y))
+    front, back, low, top = ear[:, 2].max(), ear[:, 2].min(), ear[:, 1].min(), ear[:, 1].max()
+    hairline = canonical[10]
+    line = (  # forwards, upwards
+        (template[:, 2].min(), low - 0.025),
+        (back - 0.012, low - 0.015),
+        (back - 0.002, low + 0.02),
+        (back + 0.006, top + 0.004),
+        (front - 0.004, top + 0.004),
+        (front, low + 0.035),
+        (front + 0.008, low + 0.038),
+        (front + 0.016, canonical[[127, 356], 1].mean() + 0.012),
+        (hairline[2] - 0.035, hairline[1] - 0.004),
+        (hairline[2], hairline[1]),
+    )
+    return mask & (template[:, 1] > np.interp(template[:, 2], *zip(*line, strict=True)))

@@ -11,12 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+from scipy.spatial import cKDTree
 
+from .dentition import LOWER, UPPER, build_arch
 from .source import Floats, Ints, Source
 
 BUST_BOTTOM = -0.285  # metres from the pivot of the skull: below the collar bones, above the breast
 ARM_CUT = 0.215  # half width of the bust at the height of the shoulders, metres
 ARM_SLOPE = 0.45  # the cut leans inwards towards the bottom, square to the upper arm of the source's A-pose
+
+LASH_LENGTH = 0.4  # of the source's ribbons
+LASH_ROOT = 0.0012  # metres from the skin within which a lash vertex counts as its root
 
 EYE_RINGS = (5.0, 8.5, 10.0, 16.0, 22.0, 25.0, 38.0, 55.0, 72.0, 95.0, 125.0)
 """Polar angles of an eyeball's rings from the gaze axis, degrees: dense where pupil, iris and white meet."""
@@ -149,8 +154,16 @@ def fit_sphere(points: Floats) -> tuple[Floats, float]:
     return solution[:3], float(np.sqrt(solution[3] + (solution[:3] ** 2).sum()))
 
 
-def eyeball(centre: Floats, radius: float) -> tuple[Floats, Ints, Floats, Ints]:
-    """A closed sphere in rings about +Z: points [n, 3], faces [f, 3], uvs [u, 2] (a disc seen from the front)."""
+def lip_height(faces: Ints, labels: Ints, points: Floats) -> float:
+    """Height at which the closed lips meet on the midline, metres."""
+    names = list(ATLAS)
+    skin = np.unique(faces[labels == names.index("skin_head")])
+    seam = np.intersect1d(skin, np.unique(faces[labels == names.index("mouth_cavity")]))
+    return float(points[seam[np.abs(points[seam, 0]) < 1e-6], 1].mean())
+
+
+def eyeball(centre: Floats, radius: float) -> tuple[Floats, Ints, Floats]:
+    """A closed sphere in rings about +Z: points [n, 3], faces [f, 3], uvs [n, 2] (a disc seen from the front)."""
     polar = np.radians(np.repeat(EYE_RINGS, EYE_SEGMENTS))
     turn = np.tile(np.arange(EYE_SEGMENTS) * 2 * np.pi / EYE_SEGMENTS, len(EYE_RINGS))
     around = np.stack([np.cos(turn), np.sin(turn)], axis=1)
@@ -166,7 +179,7 @@ def eyeball(centre: Floats, radius: float) -> tuple[Floats, Ints, Floats, Ints]:
             faces += [[a + k, b + k, b + after], [a + k, b + after, a + after]]
         last = 1 + (len(EYE_RINGS) - 1) * EYE_SEGMENTS
         faces.append([last + k, len(points) - 1, last + after])
-    return centre + radius * points, np.array(faces), disc, np.array(faces)
+    return centre + radius * points, np.array(faces), disc
 
 
 def fit_rectangle(uvs: Floats, rectangle: tuple[float, float, float, float]) -> Floats:
@@ -203,8 +216,6 @@ def cut_bust(source: Source, base: Floats) -> Topology:
             name = "socket_left" if offset[0] > 0 else "socket_right"
         labels[body & (island == label)] = pieces.index(name)
     for name, group in (
-        ("teeth_upper", "helper-upper-teeth"),
-        ("teeth_lower", "helper-lower-teeth"),
         ("tongue", "helper-tongue"),
         ("lashes_left", "helper-l-eyelashes"),
         ("lashes_right", "helper-r-eyelashes"),
@@ -224,27 +235,43 @@ def cut_bust(source: Source, base: Floats) -> Topology:
     for cut in cuts:
         level = cut(np.asarray(to_sparse(mesh.vert_rows, len(base)) @ base))
         faces, faces_uv, labels = mesh.clip(faces, faces_uv, labels, level)
-    rows = to_sparse(mesh.vert_rows, len(base))
+    rows = shorten_lashes(to_sparse(mesh.vert_rows, len(base)), faces, labels, base)
     uvs = np.asarray(to_sparse(mesh.uv_rows, len(source.uvs)) @ source.uvs)
 
-    eye_parts = []
-    for side in ("l", "r"):
-        frame = source.ids(f"helper-{side}-eye")
-        frame = frame[~np.isin(frame, source.ids(f"helper-{side}-eyelashes"))]
-        centre, radius = fit_sphere(base[frame])
-        points, eye_faces, disc, eye_faces_uv = eyeball(centre, radius)
+    lips = lip_height(faces, labels, np.asarray(rows @ base))
+    added: list[tuple[str, Ints, Floats, Ints, Floats]] = []  # piece, source vertices it follows, points, faces, uvs
+    for side, name in (("l", "eye_left"), ("r", "eye_right")):
+        frame = np.setdiff1d(source.ids(f"helper-{side}-eye"), source.ids(f"helper-{side}-eyelashes"))
+        added.append((name, frame, *eyeball(*fit_sphere(base[frame]))))
+    for arch, name in ((UPPER, "teeth_upper"), (LOWER, "teeth_lower")):
+        frame = source.ids("helper-" + "-".join(reversed(name.split("_"))))
+        added.append((name, frame, *build_arch(arch, base[frame[base[frame, 2].argmax()]], lips)))
+    for name, frame, points, new_faces, new_uvs in added:
         weights = sparse.lil_matrix((len(points), len(base)))
         weights[:, frame] = affine_rows(points, base[frame])
-        name = "eye_left" if side == "l" else "eye_right"
-        eye_parts.append((name, weights.tocsr(), eye_faces, disc, eye_faces_uv))
-    for name, weights, eye_faces, disc, eye_faces_uv in eye_parts:
-        faces = np.concatenate([faces, eye_faces + rows.shape[0]])
-        faces_uv = np.concatenate([faces_uv, eye_faces_uv + len(uvs)])
-        labels = np.concatenate([labels, np.full(len(eye_faces), pieces.index(name))])
+        faces = np.concatenate([faces, new_faces + rows.shape[0]])
+        faces_uv = np.concatenate([faces_uv, new_faces + len(uvs)])
+        labels = np.concatenate([labels, np.full(len(new_faces), pieces.index(name))])
         rows = sparse.vstack([rows, weights]).tocsr()
-        uvs = np.concatenate([uvs, disc])
-
+        uvs = np.concatenate([uvs, new_uvs])
     return finish(rows, faces, uvs, faces_uv, labels, base)
+
+
+def shorten_lashes(rows: sparse.csr_matrix, faces: Ints, labels: Ints, base: Floats) -> sparse.csr_matrix:
+    """Draw the lashes' ribbons towards the lid: at full length an opaque ribbon reads as heavy make-up."""
+    names = list(ATLAS)
+    points = np.asarray(rows @ base)
+    skin = np.unique(faces[labels == names.index("skin_head")])
+    lashes = np.unique(faces[np.isin(labels, [names.index("lashes_left"), names.index("lashes_right")])])
+    depth, _ = cKDTree(points[skin]).query(points[lashes])
+    roots = lashes[depth < LASH_ROOT]
+    nearest = roots[cKDTree(points[roots]).query(points[lashes])[1]]
+    blend = sparse.identity(rows.shape[0], format="lil")
+    blend[lashes] = 0
+    for lash, root in zip(lashes, nearest, strict=True):
+        blend[lash, root] += 1 - LASH_LENGTH
+        blend[lash, lash] += LASH_LENGTH
+    return (blend.tocsr() @ rows).tocsr()
 
 
 def finish(rows: sparse.csr_matrix, faces: Ints, uvs: Floats, faces_uv: Ints, labels: Ints, base: Floats) -> Topology:
