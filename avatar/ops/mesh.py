@@ -67,7 +67,7 @@ def rasterize_mesh(
         raise ValueError(f"rasterize_mesh: verts must have B = C = {sizes['C']} or B = 1, got B = {sizes['B']}")
     if verts.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"rasterize_mesh: verts must be float32 or float64, got {verts.dtype}; convert with .float()")
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = ops.rasterize_mesh(
+    bary, depth, coverage, face_ids = ops.rasterize_mesh(
         verts.contiguous(),
         vertex_ids("rasterize_mesh", faces),
         viewmats.contiguous(),
@@ -78,7 +78,7 @@ def rasterize_mesh(
         cull_backfaces,
         samples,
     )
-    return result
+    return face_ids, bary, depth, coverage
 
 
 def interpolate_mesh(attributes: Tensor, faces: Tensor, face_ids: Tensor, bary: Tensor) -> Tensor:
@@ -161,16 +161,6 @@ def vertex_ids(owner: str, faces: Tensor) -> Tensor:
     return faces.to(torch.int64).contiguous()
 
 
-def _rasterize_shapes(verts: Tensor, viewmats: Tensor, width: int, height: int) -> tuple[Tensor, ...]:
-    shape = (viewmats.shape[0], height, width)
-    return (
-        verts.new_empty(shape, dtype=torch.int32),
-        verts.new_empty((*shape, 3)),
-        verts.new_empty(shape),
-        verts.new_empty(shape),
-    )
-
-
 def _rasterize_fake(
     verts: Tensor,
     faces: Tensor,
@@ -182,36 +172,22 @@ def _rasterize_fake(
     cull_backfaces: bool,
     samples: int,
 ) -> tuple[Tensor, ...]:
-    return _rasterize_shapes(verts, viewmats, width, height)
+    shape = (viewmats.shape[0], height, width)
+    planes = [verts.new_empty(size) for size in ((*shape, 3), shape, shape)]
+    return *planes, verts.new_empty(shape, dtype=torch.int32)
 
 
 torch.library.register_fake("avatar::rasterize_mesh", _rasterize_fake)
-
-
-def _naive_fake(
-    verts: Tensor,
-    faces: Tensor,
-    viewmats: Tensor,
-    Ks: Tensor,
-    width: int,
-    height: int,
-    near: float,
-    cull_backfaces: bool,
-    samples: int,
-) -> tuple[Tensor, ...]:
-    return _rasterize_shapes(verts, viewmats, width, height)
-
-
-torch.library.register_fake("avatar::rasterize_mesh_naive", _naive_fake)
+torch.library.register_fake("avatar::rasterize_mesh_naive", _rasterize_fake)
 
 
 def _rasterize_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     verts, faces, viewmats, Ks, *_ = inputs
-    ctx.save_for_backward(verts, faces, viewmats, Ks, output[0])
+    ctx.save_for_backward(verts, faces, viewmats, Ks, output[3])
 
 
-def _rasterize_backward(ctx: Any, _ids: Any, v_bary: Tensor | None, v_depth: Tensor | None, _cover: Any) -> Any:
+def _rasterize_backward(ctx: Any, v_bary: Tensor | None, v_depth: Tensor | None, *_others: Tensor | None) -> Any:
     verts, faces, viewmats, Ks, face_ids = ctx.saved_tensors
     v_verts, v_viewmats, v_Ks = None, None, None
     if len(faces) > 0 and (v_bary is not None or v_depth is not None):

@@ -228,8 +228,8 @@ def rasterize_uv(uvs: Tensor, faces_uv: Tensor, width: int, height: int) -> Mesh
     """Which face every texel of a texture belongs to, and where on it: the start of any bake.
 
     `interpolate(verts, faces, raster)` then is the surface point of every texel. Where islands overlap the lowest face
-    id wins. uvs [U, 2] 0..1, origin at the bottom left; faces_uv [F, 3]. Returns a record with C = 1, row 0 at v = 1 and
-    depth 1 on every texel that is used.
+    id wins. uvs [U, 2] 0..1, origin at the bottom left; faces_uv [F, 3]. Returns a record with C = 1, row 0 at v = 1
+    and depth 1 on every texel that is used.
     """
     check_shapes("rasterize_uv", uvs=(uvs, "U 2"), faces_uv=(faces_uv, "F 3"))
     # A camera of unit focal length sees the plane z = 1 in pixels.
@@ -389,7 +389,8 @@ def _facing(verts: Tensor, faces: Tensor, view: Camera) -> Tensor:
 def light_surface(normals: Tensor, points: Tensor, albedo: Tensor, view: Camera) -> Tensor:
     """Linear light that surface points send to one camera (C = 1) in the preview's studio.
 
-    normals [P, 3] of any length on the side that is seen, points [P, 3] metres, both in the world frame; albedo [P, 3] linear. Returns [P, 3].
+    normals [P, 3] of any length on the side that is seen, points [P, 3] metres, both in the world frame; albedo [P, 3]
+    linear. Returns [P, 3].
     """
     to_eye = F.normalize(view.positions - points, dim=-1)
     normals = F.normalize(normals, dim=-1)

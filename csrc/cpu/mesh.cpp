@@ -125,7 +125,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rasterize_typed(const Tensor& verts, 
     parallel_items(C, picture);
   else
     for (int64_t c = 0; c < C; ++c) picture(c);
-  return {face_ids, bary, depth, coverage};
+  return {bary, depth, coverage, face_ids};
 }
 
 }  // namespace

@@ -89,7 +89,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> naive_typed(const Tensor& verts, cons
                   F, cull_backfaces, samples, face_ids.mutable_data_ptr<int32_t>() + c * area,
                   bary.mutable_data_ptr<T>() + 3 * c * area, depth.mutable_data_ptr<T>() + c * area,
                   coverage.mutable_data_ptr<T>() + c * area);
-  return {face_ids, bary, depth, coverage};
+  return {bary, depth, coverage, face_ids};
 }
 
 }  // namespace
