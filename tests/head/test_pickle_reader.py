@@ -24,7 +24,7 @@ from avatar.head.source_file import HeadFileError, parse_npy, read_npz
 
 HERE = Path("model.pkl")
 SMALL = {"verts": 12, "faces": 16}
-MUTANTS = 4000
+MUTANTS = 3000
 
 
 def small_values() -> dict:

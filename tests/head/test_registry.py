@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from avatar.head.source_file import HeadFileError
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("AVATAR_HEADS", f"{tmp_path / 'one'}:{tmp_path / 'two'}")
+    monkeypatch.setenv("AVATAR_HEADS", os.pathsep.join([str(tmp_path / "one"), str(tmp_path / "two")]))
     monkeypatch.setenv("AVATAR_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
