@@ -54,7 +54,7 @@ KEYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_tabl
 # Name of a version: its licence, and what the file's or its folder's name looks like, the most specific first.
 LICENCES = {
     "flame-2023-open": "FLAME 2023 Open, CC-BY-4.0, Max Planck Institute for Intelligent Systems",
-    "flame-2023-no-jaw": "FLAME 2023 without jaw pose, the licence accepted at flame.is.tue.mpg.de; not to be passed on",
+    "flame-2023-no-jaw": "FLAME 2023 (no jaw), the licence accepted at flame.is.tue.mpg.de; not to be passed on",
     "flame-2023": "FLAME 2023, the licence accepted at flame.is.tue.mpg.de; not to be passed on",
     "flame-2020": "FLAME 2020, the licence accepted at flame.is.tue.mpg.de; not to be passed on",
 }
@@ -98,8 +98,9 @@ class FlameArrays:
 def load(path: Path, *, version: str | None = None, teeth: bool = True, identity_count: int = SHAPES) -> HeadModel:
     """A FLAME head from the user's .pkl or .npz file.
 
-    `version` is flame-2020, flame-2023, flame-2023-no-jaw (its expressions open the mouth) or flame-2023-open. The files do not say which one they are: where it is None
-    the file's name decides, then its folder's; generic_model.pkl in a folder without a year is an error that asks.
+    `version` is flame-2020, flame-2023, flame-2023-no-jaw (whose expressions open the mouth) or flame-2023-open. The
+    files do not say which one they are: where it is None the file's name decides, then its folder's; generic_model.pkl
+    in a folder without a year is an error that asks.
     `teeth` adds 120 vertices and 168 faces behind the lips, in the numbering of GaussianAvatars: 5,143 and 10,144.
     `identity_count` is where the identity directions end and the expressions begin; a file with fewer than 400
     directions is accepted with a warning that says how they were split.

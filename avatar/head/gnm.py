@@ -82,7 +82,7 @@ def load(path: Path) -> HeadModel:
     data = read_source(path)
     raw = read_npz(path, data, tuple(LAYOUT))
     sizes: dict[str, int] = {}
-    file = {key: checked(path, key, raw[key], *LAYOUT[key], sizes) for key in LAYOUT}
+    file = {key: checked(path, key, raw.pop(key), *LAYOUT[key], sizes) for key in LAYOUT}
     names = texts(path, "expression_names", file["expression_names"])
     group_names = texts(path, "vertex_group_names", file["vertex_group_names"])
     groups = {name: np.flatnonzero(file["vertex_groups"][index] > IN_GROUP) for index, name in enumerate(group_names)}

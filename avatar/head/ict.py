@@ -75,7 +75,7 @@ def load(path: Path) -> HeadModel:
     data = read_source(path)
     raw = read_npz(path, data, tuple(LAYOUT))
     sizes: dict[str, int] = {}
-    file = {key: checked(path, key, raw[key], *LAYOUT[key], sizes) for key in LAYOUT}
+    file = {key: checked(path, key, raw.pop(key), *LAYOUT[key], sizes) for key in LAYOUT}
     verts = sizes["V"]
     names = texts(path, "expression_names", file["expression_names"])
     missing = [name for name in NEEDED_EXPRESSIONS if name not in names]
@@ -167,7 +167,7 @@ def _parts(file: dict[str, Array], regions: dict[str, Array]) -> dict[str, Array
     tongue = gums[np.isin(gums, _tongue(file, gums))]
     # teeth are one list: those that the opening jaw takes along are the lower ones
     moved = np.linalg.norm(_expression(file, "jawOpen")[teeth], axis=1)
-    lower = moved > moved.max() / 2
+    lower = moved > moved.max() / 20  # the last molars, near the hinge, move least
     join = np.concatenate
     return {
         "skin": join([regions["face"], regions["head_neck"], regions["eye_socket_l"], regions["eye_socket_r"]]),

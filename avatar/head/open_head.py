@@ -31,7 +31,7 @@ from avatar.head.model import HeadModel, Landmarks
 
 ASSETS = Path(__file__).parent / "assets"
 
-JAW_OPEN = 0.41904
+JAW_OPEN = 0.4195
 """Rotation of the jaw about +X that equals jawOpen = 1, radians."""
 GAZE = {"Down": 0.34, "In": 0.45, "Out": 0.45, "Up": 0.30}
 """Rotation of an eyeball at a full eyeLook unit, radians."""

@@ -178,11 +178,12 @@ def checked(
     if array.dtype.kind not in kinds:
         raise HeadFileError(path, key, what, str(array.dtype), way_out)
     dims = pattern.split()
+    before = dict(sizes)
     good = array.ndim == len(dims)
     for dim, size in zip(dims, array.shape, strict=False):
         good = good and size == (int(dim) if dim.isdigit() else sizes.setdefault(dim, size))
     if not good:
-        known = ", ".join(f"{dim} = {sizes[dim]}" for dim in dict.fromkeys(dims) if dim in sizes and not dim.isdigit())
+        known = ", ".join(f"{dim} = {before[dim]}" for dim in dict.fromkeys(dims) if dim in before)
         raise HeadFileError(
             path, key, f"[{', '.join(dims)}]" + (f" with {known}" if known else ""), str(list(array.shape)), way_out
         )
@@ -191,7 +192,7 @@ def checked(
     if kind == "s":
         return array
     with np.errstate(over="ignore", invalid="ignore"):
-        values = np.ascontiguousarray(array, dtype=np.float32)
+        values = np.array(array, dtype=np.float32, order="C")  # a copy: views of file bytes cannot be written to
     if values.size and not max(-float(values.min()), float(values.max())) <= MAX_VALUE:
         raise HeadFileError(path, key, f"finite numbers below {MAX_VALUE:g}", "larger, NaN or infinite ones", way_out)
     return values

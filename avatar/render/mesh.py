@@ -193,12 +193,13 @@ def interpolate(attributes: Tensor, faces: Tensor, raster: MeshRaster) -> Tensor
 def vertex_normals(verts: Tensor, faces: Tensor) -> Tensor:
     """Unit normals of the vertices, area-weighted means of their faces'. verts [B, V, 3] metres, faces [F, 3].
 
-    Vertices without a face, or with faces of no area, get a zero normal. Returns [B, V, 3].
+    Faces that are not finite do not count. Vertices without a face of any area get a zero normal. Returns [B, V, 3].
     """
     check_shapes("vertex_normals", verts=(verts, "B V 3"), faces=(faces, "F 3"))
     faces = ops.vertex_ids("vertex_normals", faces)
     a, b, c = verts[:, faces].unbind(2)
     doubled = torch.cross(b - a, c - a, dim=-1)
+    doubled = torch.where(doubled.isfinite().all(-1, keepdim=True), doubled, 0.0)
     total = torch.zeros_like(verts)
     for corner in range(3):
         total = total.index_add(1, faces[:, corner], doubled)

@@ -274,16 +274,16 @@ def test_agrees_with_the_naive_loop_at_full_size():
 
 @pytest.mark.parametrize("cull", [False, True])
 def test_agrees_with_the_torch_definition(cull):
-    verts, faces = sphere(13, 16)
-    view = tuple(x.double() for x in camera(50, 41, 1.2))
-    args = (verts[None].double(), faces, *view, 50, 41)
+    verts, faces = sphere(9, 12)
+    view = tuple(x.double() for x in camera(34, 29, 1.2))
+    args = (verts[None].double(), faces, *view, 34, 29)
     got = mesh.rasterize_mesh(*args, cull_backfaces=cull)
     expected = reference.rasterize_mesh(*args, cull_backfaces=cull)
     same = got[0] == expected[0]
     assert same.double().mean() > 0.998  # centres within 1/512 pixel of an edge
     for a, b in zip(got[1:3], expected[1:3], strict=True):
         torch.testing.assert_close(a[same], b[same], rtol=1e-9, atol=1e-9)
-    assert (got[3] - expected[3]).abs().mean() < 1e-3
+    assert (got[3] - expected[3]).abs().mean() < 2e-3
 
 
 def test_agrees_with_the_torch_definition_through_the_near_plane():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from scipy.spatial.transform import Rotation
 
-from . import expressions, identity, landmarks, lids, rig, topology
+from . import expressions, identity, landmarks, lids, lips, rig, topology
 from .source import VERSION, Floats, Source, read_source
 
 MODEL_ID = "open_head-1"
@@ -70,6 +70,7 @@ def build(data: Path, canonical: Path) -> Asset:
     head = topology.cut_bust(source, base)
     units = expressions.read_units(source)
     template = head.carry(base + lids.NEUTRAL_WIDE * (units["eyeWideLeft"] + units["eyeWideRight"]))
+    template += lips.close_lips(head, template)
     tongue = expressions.rest_tongue(head, template)
     template += tongue
     modes = identity.find_modes(source, head, people, template)
@@ -79,6 +80,7 @@ def build(data: Path, canonical: Path) -> Asset:
     opened = template + columns["jawOpen"]
     teeth = head.pieces["teeth_lower"]
     angle, pivot, jaw_residual = rig.fit_jaw(template[teeth], opened[teeth])
+    angle = round(angle, 4)  # as open_head.JAW_OPEN states it
     _joints, regressor = rig.place_joints(source, head, base, template, pivot)
     weights = rig.skin_weights(source, head, rig.jaw_share(template, opened, angle, pivot))
     corrective = rig.jaw_corrective(template, opened, weights, angle, pivot)
