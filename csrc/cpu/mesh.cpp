@@ -8,7 +8,7 @@ namespace avatar {
 
 namespace {
 
-constexpr int64_t FACE_BLOCK = 4096;     // faces set up by one thread at a time: .2 ms, well above the cost of a hand-over
+constexpr int64_t FACE_BLOCK = 4096;     // faces set up by one thread at a time: .2 ms, far more than handing over
 constexpr int64_t VERTEX_BLOCK = 16384;  // likewise
 
 // Number of ones among 16 bits.

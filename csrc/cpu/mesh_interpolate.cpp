@@ -69,8 +69,8 @@ std::tuple<Tensor, Tensor> interpolate_bwd_typed(const Tensor& attributes, const
   const int64_t* verts = faces.const_data_ptr<int64_t>();
   const int32_t* ids = face_ids.const_data_ptr<int32_t>();
   T *v_source = v_attributes.mutable_data_ptr<T>(), *v_weights = v_bary.mutable_data_ptr<T>();
-  // Pixels add up in picture order, so the sum is the same for any number of threads: shared attributes take one thread,
-  // attributes of their own one thread a picture.
+  // Pixels add up in picture order, so the sum is the same for any number of threads: shared attributes take one
+  // thread, attributes of their own one thread a picture.
   const int64_t per_item = A == 1 ? C * area : area;
   parallel_items(per_item == 0 ? 0 : C * area / per_item, [=](int64_t item) {
     const int64_t offset = item * V * D;

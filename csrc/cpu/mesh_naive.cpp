@@ -1,5 +1,5 @@
-// The mesh rasteriser as PyTorch3D's naive CPU path is built: every pixel looks at every face, one thread, scalar. It is
-// the yardstick of the benchmark and the second opinion of the tests.
+// The mesh rasteriser as PyTorch3D's naive CPU path is built: every pixel looks at every face, one thread, scalar. It
+// is the yardstick of the benchmark and the second opinion of the tests.
 #include <tuple>
 
 #include "cpu/mesh_setup.h"
@@ -84,7 +84,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> naive_typed(const Tensor& verts, cons
   Tensor face_ids = empty<int32_t>(verts, {C, height, width}), bary = empty<T>(verts, {C, height, width, 3}),
          depth = empty<T>(verts, {C, height, width}), coverage = empty<T>(verts, {C, height, width});
   for (int64_t c = 0; c < C; ++c)
-    draw_naive<T>(mesh_camera(viewmats.const_data_ptr<T>() + 16 * c, Ks.const_data_ptr<T>() + 9 * c, width, height, near),
+    draw_naive<T>(mesh_camera(viewmats.const_data_ptr<T>() + 16 * c, Ks.const_data_ptr<T>() + 9 * c, width, height,
+                              near),
                   verts.const_data_ptr<T>() + (verts.size(0) == 1 ? 0 : 3 * V * c), V, faces.const_data_ptr<int64_t>(),
                   F, cull_backfaces, samples, face_ids.mutable_data_ptr<int32_t>() + c * area,
                   bary.mutable_data_ptr<T>() + 3 * c * area, depth.mutable_data_ptr<T>() + c * area,

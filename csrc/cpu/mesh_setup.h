@@ -1,5 +1,5 @@
-// From vertices to triangles on the pixel grid: camera, clipping, plane equations. Shared by the mesh rasteriser and the
-// naive loop it is tested against.
+// From vertices to triangles on the pixel grid: camera, clipping, plane equations. Shared by the mesh rasteriser and
+// the naive loop it is tested against.
 #pragma once
 
 #include <algorithm>
@@ -131,8 +131,8 @@ inline FacePlanes face_planes(const PixelPoint& p, const PixelPoint& q, const Pi
   return planes;
 }
 
-// Perspective-correct weights of the corners and the depth at (u, v). The grid may put a sample a little outside the true
-// triangle, so weights are cut at zero: depth then never leaves the range of the corners.
+// Perspective-correct weights of the corners and the depth at (u, v). The grid may put a sample a little outside the
+// true triangle, so weights are cut at zero: depth then never leaves the range of the corners.
 inline double weigh_corners(const FacePlanes& planes, double u, double v, double* bary) {
   double sum = 0;
   for (int k = 0; k < 3; ++k) {

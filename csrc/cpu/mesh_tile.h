@@ -1,7 +1,7 @@
-// Draws triangles into one tile of the mesh rasteriser. Compiled once per instruction set, so no standard containers here.
+// Draws triangles into one tile of the mesh rasteriser. Compiled once per instruction set: no standard containers here.
 //
-// Corners lie on a grid of 1/256 pixel and every inside test is exact integer arithmetic, so two faces that share an edge
-// tile it without a crack and without a sample drawn twice (top-left rule).
+// Corners lie on a grid of 1/256 pixel and every inside test is exact integer arithmetic, so two faces that share an
+// edge leave no crack and draw no sample twice (top-left rule).
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@
 
 namespace avatar {
 
-constexpr int MESH_SUBPIXEL = 256;        // grid steps per pixel, as GPUs have: 1/512 pixel of error, products fit 64 bits
-constexpr int MESH_TILE = 64;             // pixels a side: the three planes below fill 48 KiB, the level-1 cache of today
+constexpr int MESH_SUBPIXEL = 256;        // grid steps per pixel, as GPUs have: at most 1/512 pixel of error
+constexpr int MESH_TILE = 64;             // pixels a side: the three planes below fill 48 KiB, a level-1 cache
 constexpr int MESH_LANES = 8;             // pixels tested at once; a typical face of a head is 6 pixels wide
 constexpr int MESH_SAMPLES = 16;          // coverage samples per pixel
 constexpr int MESH_SAMPLE_STEP = 8;       // samples lie at odd multiples of 8/256 pixel from the centre
@@ -56,8 +56,8 @@ inline int sign_bits(const Ints& v) {
 #endif
 }
 
-// One edge within a tile. A point is inside where the value is not negative. `origin` is the exact value at the centre of
-// the region's first pixel; dropping its low byte is exact too, because steps between pixels are multiples of 256.
+// One edge within a tile. A point is inside where the value is not negative. `origin` is the exact value at the centre
+// of the region's first pixel; dropping its low byte is exact too, because steps between pixels are multiples of 256.
 struct TileEdge {
   int32_t a, b;    // slope per pixel in x and y, in units of 256
   int32_t origin;  // value at the first pixel's centre, in units of 256, rounded down
@@ -117,7 +117,8 @@ inline void draw_tile(const MeshPiece* const* pieces, int64_t count, int tile_x,
       high_y = piece.y[k] > high_y ? piece.y[k] : high_y;
     }
     // The box of pixels in tile coordinates, both ends included; whole groups of lanes in x.
-    int x0 = (low_x >> 8) - tile_x, x1 = (high_x >> 8) - tile_x, y0 = (low_y >> 8) - tile_y, y1 = (high_y >> 8) - tile_y;
+    int x0 = (low_x >> 8) - tile_x, x1 = (high_x >> 8) - tile_x;
+    int y0 = (low_y >> 8) - tile_y, y1 = (high_y >> 8) - tile_y;
     x0 = x0 < 0 ? 0 : x0 & ~(MESH_LANES - 1);
     y0 = y0 < 0 ? 0 : y0;
     x1 = x1 >= columns ? columns - 1 : x1;
