@@ -6,15 +6,13 @@ Exit codes: 0 done, 1 failed with one line on stderr, 2 wrong usage, 130 and 143
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -38,7 +36,48 @@ def demo(out: Path = Path("out/demo")) -> int:
     Args:
         out: Folder for the pictures and the video; made where it is missing.
     """
-    later_module("avatar.demo").run(out)
+    from avatar.demo import run
+
+    run(out)
+    return 0
+
+
+def heads(render: Path | None = None, head: str = "open_head", json: JsonFile = None) -> int:
+    """List the parametric heads: found, looked for, and how to get them.
+
+    Args:
+        render: Draw identities, angles and every expression of one head into this picture.
+        head: The head to draw.
+        json: Write the list here as JSON; - is standard output.
+    """
+    from avatar.files import write_json
+    from avatar.head import available_heads, load
+
+    found = available_heads()
+    for status in found:
+        say(f"{'found' if status.available else 'absent':<7} {status.source.name:<17} {status.source.about}")
+        if status.path is not None:
+            say(f"{'':<7} {status.path}")
+        elif not status.available:
+            say(f"{'':<7} looked for: {', '.join(str(path) for path in status.searched)}")
+            say(f"{'':<7} to get it: {status.source.how_to_get}")
+    if json is not None:
+        rows = [
+            {
+                "name": status.source.name,
+                "available": status.available,
+                "path": None if status.path is None else str(status.path),
+                "searched": [str(path) for path in status.searched],
+                "how_to_get": status.source.how_to_get,
+            }
+            for status in found
+        ]
+        write_json(json, rows)
+    if render is not None:
+        from avatar.contact_sheet import contact_sheet, save_picture
+
+        save_picture(render, contact_sheet(load(head)))
+        say(f"drawn: {render}")
     return 0
 
 
@@ -178,6 +217,7 @@ COMMANDS = {
     "heads": Command(
         "List the parametric heads: found, looked for, and how to get them.",
         ("avatar heads", "avatar heads --render heads.png"),
+        heads,
     ),
     "convert-head": Command(
         "Turn a licensed head model into the safe format that everything else reads.",
@@ -229,13 +269,6 @@ def sentence_of(error: Exception) -> str:
     if isinstance(error, (NotBuiltYet, ValueError, OSError, ImportError, RuntimeError)) and text:
         return text
     return f"{type(error).__name__}: {text} (this is a defect; --debug shows where)"
-
-
-def later_module(name: str) -> Any:
-    """A module that a command needs and that other work brings. NotBuiltYet where it is not there."""
-    if importlib.util.find_spec(name) is None:
-        raise NotBuiltYet(f"{name} is not built yet in version {__version__}; what works today: {working_commands()}")
-    return importlib.import_module(name)
 
 
 def working_commands() -> str:

@@ -56,7 +56,12 @@ def head_colors(head: HeadModel) -> Tensor:
 
         return preview_colors(head)
     colors = torch.tensor(NEUTRAL_SKIN).repeat(len(head.template), 1)
-    tints = {"teeth": (0.92, 0.90, 0.85), "eye": (0.92, 0.92, 0.92), "tongue": (0.75, 0.38, 0.38), "mouth": (0.45, 0.18, 0.18)}
+    tints = {
+        "teeth": (0.92, 0.90, 0.85),
+        "eye": (0.92, 0.92, 0.92),
+        "tongue": (0.75, 0.38, 0.38),
+        "mouth": (0.45, 0.18, 0.18),
+    }
     for name, ids in head.parts.items():
         for prefix, tint in tints.items():
             if name.startswith(prefix):

@@ -25,14 +25,22 @@ MOUTH: Mapping[str, Mapping[str, float]] = {
     "rest": {},
     "closed": {"mouthPressLeft": 0.35, "mouthPressRight": 0.35, "mouthRollLower": 0.15, "mouthRollUpper": 0.1},
     "ah": {"jawOpen": 0.5, "mouthLowerDownLeft": 0.2, "mouthLowerDownRight": 0.2},
-    "ee": {"jawOpen": 0.12, "mouthSmileLeft": 0.4, "mouthSmileRight": 0.4, "mouthUpperUpLeft": 0.2, "mouthUpperUpRight": 0.2},
+    "ee": {
+        "jawOpen": 0.12,
+        "mouthSmileLeft": 0.4,
+        "mouthSmileRight": 0.4,
+        "mouthUpperUpLeft": 0.2,
+        "mouthUpperUpRight": 0.2,
+    },
     "eh": {"jawOpen": 0.28, "mouthStretchLeft": 0.3, "mouthStretchRight": 0.3},
     "oh": {"jawOpen": 0.32, "mouthFunnel": 0.5},
     "oo": {"jawOpen": 0.1, "mouthPucker": 0.7},
     "ef": {"jawOpen": 0.06, "mouthRollLower": 0.5, "mouthUpperUpLeft": 0.15, "mouthUpperUpRight": 0.15},
     "el": {"jawOpen": 0.2, "tongueOut": 0.05},
 }
-SPEECH = "rest closed ah el oh rest ee ef eh oh closed ah rest rest oo ee ah closed eh el oo rest ef ah ee closed oh rest"
+SPEECH = (
+    "rest closed ah el oh rest ee ef eh oh closed ah rest rest oo ee ah closed eh el oo rest ef ah ee closed oh rest"
+)
 SYLLABLE = 0.16  # seconds a shape is held: a relaxed speaker
 
 
@@ -83,7 +91,9 @@ def talking(head: HeadModel, seconds: float, fps: float) -> HeadPose:
     )
 
 
-def frames(head: HeadModel, identity: Tensor, motion: HeadPose, camera: Camera, label: str = "talk") -> Iterator[Tensor]:
+def frames(
+    head: HeadModel, identity: Tensor, motion: HeadPose, camera: Camera, label: str = "talk"
+) -> Iterator[Tensor]:
     """Shaded pictures of a moving head, one per pose. [H, W, 3], 0..1"""
     rig = prepare(head)
     folded = fold(rig, identity)
@@ -106,14 +116,20 @@ def run(out: Path, seconds: float = 8.0, size: int = 448, fps: float = 25.0) -> 
 
     moments = [round(k * (len(motion) - 1) / 15) for k in range(16)]
     stills = [
-        (f"{m / fps:.2f} s", next(frames(head, identity, motion[m : m + 1], portrait_camera(head, 224, 224), f"still {m}")))
+        (
+            f"{m / fps:.2f} s",
+            next(frames(head, identity, motion[m : m + 1], portrait_camera(head, 224, 224), f"still {m}")),
+        )
         for m in moments
     ]
     save_picture(out / "talk.png", tile(stills, 8))
     rest = HeadPose.rest(len(head.expression_names))
     angles = range(-90, 91, 30)
     turn = [
-        (f"{angle} deg", next(frames(head, identity, rest, portrait_camera(head, 224, 280, math.radians(angle)), "turn")))
+        (
+            f"{angle} deg",
+            next(frames(head, identity, rest, portrait_camera(head, 224, 280, math.radians(angle)), "turn")),
+        )
         for angle in angles
     ]
     save_picture(out / "turn.png", tile(turn, len(turn)))

@@ -225,9 +225,13 @@ def look_at_packages() -> Iterator[Finding]:
 
 def look_at_heads() -> Iterator[Finding]:
     """Parametric heads found, and where the others were looked for."""
-    if importlib.util.find_spec("avatar.head.registry") is None:
-        yield Finding("heads", "absent", f"no head model is part of version {__version__} yet")
-        return
+    from avatar.head import available_heads
+
+    for head in available_heads():
+        if head.available:
+            yield Finding(head.source.name, "ok", head.source.about if head.path is None else str(head.path))
+        else:
+            yield Finding(head.source.name, "absent", f"{head.source.about}; not found", head.source.how_to_get)
 
 
 def look_at_environment() -> Iterator[Finding]:

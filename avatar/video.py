@@ -38,7 +38,9 @@ def write_video(path: Path, frames: Iterable[Tensor], fps: float, quality: int =
                     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                     stream.options = {"crf": str(quality), "preset": "veryfast"}
                 if (width, height) != size:
-                    raise ValueError(f"write_video: frame {count} is {width} x {height}, the first was {size[0]} x {size[1]}")
+                    raise ValueError(
+                        f"write_video: frame {count} is {width} x {height}, the first was {size[0]} x {size[1]}"
+                    )
                 picture = av.VideoFrame.from_ndarray(to_bytes(frame).contiguous().numpy(), format="rgb24")
                 container.mux(stream.encode(picture))
                 count += 1

@@ -36,6 +36,23 @@ STABLE_TORCH_LIBRARY(avatar, m) {
       "Tensor radii, Tensor? background, Tensor alpha, Tensor visits, Tensor last, Tensor? v_image, Tensor? v_alpha) "
       "-> (Tensor v_means2d, Tensor v_conics, Tensor v_opacities, Tensor v_colors)");
 
+  // ---- bind
+  m.def(
+      "vertex_frames(Tensor verts, Tensor faces, Tensor starts, Tensor corners, Tensor tangents, Tensor rest_frames, "
+      "Tensor rest_areas) -> (Tensor rotations, Tensor stretch)");
+  m.def(
+      "vertex_frames_backward(Tensor verts, Tensor faces, Tensor starts, Tensor corners, Tensor tangents, "
+      "Tensor rest_frames, Tensor rest_areas, Tensor v_rotations, Tensor v_stretch) -> Tensor");
+  m.def(
+      "bind(Tensor verts, Tensor rotations, Tensor stretch, Tensor faces, Tensor starts, Tensor corners, "
+      "Tensor normals, Tensor face_ids, Tensor bary, Tensor height, Tensor offset, Tensor quats, Tensor log_scales) -> "
+      "(Tensor means, Tensor world_quats, Tensor scales)");
+  m.def(
+      "bind_backward(Tensor verts, Tensor rotations, Tensor stretch, Tensor faces, Tensor starts, Tensor corners, "
+      "Tensor normals, Tensor face_ids, Tensor bary, Tensor height, Tensor offset, Tensor quats, Tensor log_scales, "
+      "Tensor v_means, Tensor v_quats, Tensor v_scales) -> (Tensor v_verts, Tensor v_rotations, Tensor v_stretch, "
+      "Tensor v_bary, Tensor v_height, Tensor v_offset, Tensor v_local_quats, Tensor v_log_scales)");
+
   // ---- sh
   m.def("sh_colors(Tensor sh, Tensor means, Tensor positions) -> Tensor");
   m.def(

@@ -88,7 +88,9 @@ def run(quick: bool) -> list[Metric]:
         check(work)
         work.step(), pair.step()
         times = interleaved({"ours": work.step, "forward": work.forward, "pair": pair.step}, rounds=rounds)
-        scalar = interleaved({"ours": work.step, "boxes": lambda w=work: w.step(reference=True)}, rounds=max(5, rounds // 4))
+        scalar = interleaved(
+            {"ours": work.step, "boxes": lambda w=work: w.step(reference=True)}, rounds=max(5, rounds // 4)
+        )
         key = f"raster.head_{name}"
         metrics.append(Metric(f"{key}.ms", times["ours"].median, "ms", "lower"))
         metrics.append(Metric(f"{key}.fwd_ms", times["forward"].median, "ms", "lower"))

@@ -130,9 +130,7 @@ def fold(head: HeadModel | Rig, identity: Tensor) -> FoldedHead:
     a `HeadModel` is prepared on every call.
     """
     rig = prepare(head) if isinstance(head, HeadModel) else head
-    check_shapes(
-        f"fold {rig.model_id}", identity_basis=(rig.identity_basis, "V 3 S"), identity=(identity, "S")
-    )
+    check_shapes(f"fold {rig.model_id}", identity_basis=(rig.identity_basis, "V 3 S"), identity=(identity, "S"))
     check_float(f"fold {rig.model_id}", identity_basis=rig.identity_basis, identity=identity)
     verts = rig.template + rig.identity_basis @ identity
     return FoldedHead(rig, verts, rig.joint_regressor @ verts)

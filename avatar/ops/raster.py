@@ -298,7 +298,18 @@ def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
     _, _, opacities, colors, background, order, _, image_offsets, slot_offsets, tile_offsets, pairs, _, _ = inputs
     image, alpha, records, live = output
     ctx.save_for_backward(
-        records, order, image_offsets, slot_offsets, tile_offsets, pairs, live, opacities, image, alpha, colors, background
+        records,
+        order,
+        image_offsets,
+        slot_offsets,
+        tile_offsets,
+        pairs,
+        live,
+        opacities,
+        image,
+        alpha,
+        colors,
+        background,
     )
     ctx.mark_non_differentiable(records, live)
     ctx.set_materialize_grads(False)

@@ -7,20 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avatar.geometry.rotations import axis_angle_to_matrix
+from avatar.geometry.frames import Topology, face_edges, frames_from, sum_corners
+from avatar.geometry.rotations import axis_angle_to_matrix, matrix_to_quat, quat_multiply, quat_to_matrix
 
 # ---------------------------------------------------------------- rasteriser
-
-
-def quaternions_to_matrices(quats: Tensor) -> Tensor:
-    """Rotation matrices of quaternions (w, x, y, z) of any length but zero. [..., 4] -> [..., 3, 3]"""
-    w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True)).unbind(-1)
-    rows = [
-        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
-        torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
-        torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
-    ]
-    return torch.stack(rows, -2)
 
 
 def project(
@@ -48,7 +38,7 @@ def project(
     jacobian = torch.stack(
         [torch.stack([fx / z, zero, -fx * u_in / z], -1), torch.stack([zero, fy / z, -fy * v_in / z], -1)], -2
     )
-    spread = jacobian @ rotation @ quaternions_to_matrices(quats) * scales[..., None, :]
+    spread = jacobian @ rotation @ quat_to_matrix(quats) * scales[..., None, :]
     cov = spread @ spread.transpose(-1, -2)
     var_x, var_y, xy = cov[..., 0, 0] + blur, cov[..., 1, 1] + blur, cov[..., 0, 1]
     det = var_x * var_y - xy * xy
@@ -101,7 +91,9 @@ def blend(
             dx = x[None, None, :] - mean[:, 0, None, None]
             dy = y[None, :, None] - mean[:, 1, None, None]
             a, b, cc = (conic[:, k, None, None] for k in range(3))
-            alpha = (opacity[:, None, None] * torch.exp(-0.5 * (a * dx * dx + cc * dy * dy) - b * dx * dy)).clamp_max(0.99)
+            alpha = (opacity[:, None, None] * torch.exp(-0.5 * (a * dx * dx + cc * dy * dy) - b * dx * dy)).clamp_max(
+                0.99
+            )
             alpha = torch.where(alpha * 255 < 1, torch.zeros_like(alpha), alpha)
             after = torch.cumprod(1 - alpha, 0)
             before = torch.cat([torch.ones_like(after[:1]), after[:-1]])
@@ -116,6 +108,7 @@ def blend(
         images.append(torch.cat(strips, 1))
         alphas.append(torch.cat(covers, 0))
     return torch.stack(images), torch.stack(alphas)
+
 
 # ---------------------------------------------------------------- spherical harmonics
 
@@ -160,6 +153,46 @@ def sh_colors(sh: Tensor, means: Tensor, positions: Tensor) -> Tensor:
     directions = directions / directions.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     color = torch.einsum("cnk,cnkd->cnd", sh_basis(directions, sh.shape[2]), sh.expand(len(positions), -1, -1, -1))
     return (0.5 + color).clamp_min(0)
+
+
+# ---------------------------------------------------------------- binding
+
+
+def vertex_frames(verts: Tensor, topology: Topology) -> tuple[Tensor, Tensor]:
+    """Turn and stretch around every vertex; arguments as `avatar.ops.bind.vertex_frames`."""
+    count = verts.shape[1]
+    e1, e2 = face_edges(verts, topology.faces)
+    cross = torch.linalg.cross(e1, e2)[:, :, None]
+    carried = topology.tangents[..., :1] * e1[:, :, None] + topology.tangents[..., 1:] * e2[:, :, None]
+    normals = sum_corners(cross.expand(-1, -1, 3, -1), topology.faces, count)
+    areas = sum_corners(0.5 * cross.norm(dim=-1, keepdim=True).expand(-1, -1, 3, -1), topology.faces, count)[..., 0]
+    frames = frames_from(normals, sum_corners(carried, topology.faces, count))
+    return frames @ topology.frames.transpose(1, 2), (areas / topology.areas).sqrt().clamp(0.5, 2)
+
+
+def bind(
+    verts: Tensor,
+    rotations: Tensor,
+    stretch: Tensor,
+    topology: Topology,
+    face_ids: Tensor,
+    bary: Tensor,
+    height: Tensor,
+    offset: Tensor,
+    quats: Tensor,
+    log_scales: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gaussians carried by a posed mesh; arguments as `avatar.ops.bind.bind`."""
+    corners = topology.faces[face_ids.long()].long()
+    point = (bary[..., None] * verts[:, corners]).sum(2)
+    blended = (bary[..., None, None] * rotations[:, corners]).sum(2)
+    size = (bary * stretch[:, corners]).sum(2)
+    frame = frames_from(blended[..., 0], blended[..., 1])
+    normal = (bary[..., None] * topology.normals[corners]).sum(1)
+    normal = normal / normal.norm(dim=-1, keepdim=True).clamp_min(1e-20)
+    local = offset + height[:, None] * normal
+    means = point + size[..., None] * (frame @ local[..., None])[..., 0]
+    return means, quat_multiply(matrix_to_quat(frame), quats), log_scales.exp() * size[..., None]
 
 
 # ---------------------------------------------------------------- skinning

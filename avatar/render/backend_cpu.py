@@ -23,7 +23,9 @@ def stack_channels(rgb: Tensor, depths: Tensor | None, extra: Tensor | None) -> 
     return torch.cat([part.expand(pictures, -1, -1) for part in parts], dim=-1)
 
 
-def split_channels(image: Tensor, alpha: Tensor, depth: bool, extra: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def split_channels(
+    image: Tensor, alpha: Tensor, depth: bool, extra: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Undo `stack_channels` on a picture [C, D, H, W]: rgb, depth, extra as views."""
     pixels = image.permute(0, 2, 3, 1)
     first = 3 + int(depth)
@@ -67,6 +69,8 @@ def rasterize(
     if gaussians.means.dtype == torch.float64:
         image, alpha = blend_boxes(splats, opacities, channels, width, height, behind)
     else:
-        image, alpha = blend(splats, opacities, channels, bin_splats(splats, opacities, width, height), width, height, behind)
+        image, alpha = blend(
+            splats, opacities, channels, bin_splats(splats, opacities, width, height), width, height, behind
+        )
     pixels, depths, extras = split_channels(image, alpha, depth, extra is not None)
     return Rendering(pixels, alpha, depths, extras, splats.means2d, splats.radii)

@@ -42,9 +42,13 @@ def choose_backend(backend: Backend, device: torch.device) -> str:
     if reasons[backend] != "ok":
         raise RuntimeError(f"render: backend {backend!r} cannot run here: {reasons[backend]}")
     if backend == "cpu" and device.type != "cpu":
-        raise RuntimeError(f"render: backend 'cpu' draws tensors on the CPU, these are on {device}; move them or use gsplat")
+        raise RuntimeError(
+            f"render: backend 'cpu' draws tensors on the CPU, these are on {device}; move them or use gsplat"
+        )
     if backend == "gsplat" and device.type != "cuda":
-        raise RuntimeError(f"render: backend 'gsplat' draws tensors on a GPU, these are on {device}; move them or use cpu")
+        raise RuntimeError(
+            f"render: backend 'gsplat' draws tensors on a GPU, these are on {device}; move them or use cpu"
+        )
     return backend
 
 

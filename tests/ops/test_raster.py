@@ -19,7 +19,11 @@ def head_scene(count, size, dtype=torch.float32, seed=0, cameras=1, sigma=0.0125
     g = torch.Generator().manual_seed(seed)
     direction = torch.randn(count, 3, generator=g, dtype=torch.float64)
     direction = direction / direction.norm(dim=1, keepdim=True)
-    means = direction * torch.tensor([0.75, 1.0, 0.9]) * (1 + 0.02 * torch.randn(count, 1, generator=g, dtype=torch.float64))
+    means = (
+        direction
+        * torch.tensor([0.75, 1.0, 0.9])
+        * (1 + 0.02 * torch.randn(count, 1, generator=g, dtype=torch.float64))
+    )
     scales = 2 * sigma * (0.8 + 0.4 * torch.rand(count, 3, generator=g, dtype=torch.float64))
     scales[:, 2] *= 0.25
     quats = torch.randn(count, 4, generator=g, dtype=torch.float64)
@@ -37,7 +41,12 @@ def head_scene(count, size, dtype=torch.float32, seed=0, cameras=1, sigma=0.0125
         views.append(view)
     K = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], dtype=torch.float64)
     gaussians = tuple(t[None].to(dtype) for t in (means, quats, scales, opacities))
-    return gaussians, colors[None].to(dtype), torch.stack(views).to(dtype), K.expand(cameras, 3, 3).contiguous().to(dtype)
+    return (
+        gaussians,
+        colors[None].to(dtype),
+        torch.stack(views).to(dtype),
+        K.expand(cameras, 3, 3).contiguous().to(dtype),
+    )
 
 
 def draw(scene, size, background=None, height=None):
@@ -186,7 +195,9 @@ class TestBlend:
     def test_boxes_gradcheck(self):
         splat = Splats(
             torch.tensor([[[4.2, 3.1], [5.0, 4.4], [3.3, 5.2]]], dtype=torch.float64).requires_grad_(),
-            torch.tensor([[[0.3, 0.05, 0.2], [0.2, -0.1, 0.4], [0.15, 0.0, 0.1]]], dtype=torch.float64).requires_grad_(),
+            torch.tensor(
+                [[[0.3, 0.05, 0.2], [0.2, -0.1, 0.4], [0.15, 0.0, 0.1]]], dtype=torch.float64
+            ).requires_grad_(),
             torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64),
             torch.full((1, 3, 2), 9.0, dtype=torch.float64),
             torch.ones(1, 3, dtype=torch.float64),
@@ -214,7 +225,9 @@ class TestBlend:
             image, alpha = draw(typed, width, background.to(dtype), height)
             (v[0].to(dtype) * image).sum().add((v[1].to(dtype) * alpha).sum()).backward()
             results.append([image.detach(), alpha.detach(), *(p.grad for p in parameters)])
-        for name, a, b in zip("image alpha means quats scales opacities colors viewmats".split(), *results, strict=True):
+        for name, a, b in zip(
+            ["image", "alpha", "means", "quats", "scales", "opacities", "colors", "viewmats"], *results, strict=True
+        ):
             # float32 flips a few pixels across the 1/255 threshold; they are rare and small
             assert rel(a, b) < (1e-4 if name in ("image", "alpha") else 1e-3), name
 
@@ -228,7 +241,9 @@ class TestBlend:
             image, _ = draw(typed, 256)
             (v.to(dtype) * image).sum().backward()
             results.append([image.detach(), *(p.grad for p in parameters)])
-        for name, a, b in zip("image means quats scales opacities colors viewmats".split(), *results, strict=True):
+        for name, a, b in zip(
+            ["image", "means", "quats", "scales", "opacities", "colors", "viewmats"], *results, strict=True
+        ):
             assert rel(a, b) < (1e-4 if name == "image" else 1e-3), name
         off = (results[0][0] - results[1][0]).abs().amax(1)
         assert (off > 1e-3).double().mean() < 1e-3

@@ -26,7 +26,9 @@ def test_agrees_with_the_definition(count, batch):
     want = reference.sh_colors(sh, means, positions)
     got = sh_colors(sh, means, positions)
     torch.testing.assert_close(got.expand_as(want), want)
-    torch.testing.assert_close(sh_colors(sh.float(), means.float(), positions.float()), got.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        sh_colors(sh.float(), means.float(), positions.float()), got.float(), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("count", [1, 4, 9, 16])

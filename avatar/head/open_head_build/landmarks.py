@@ -234,7 +234,9 @@ def name_regions(
     ears = ear_left | ear_right
     upper_lip, lower_lip = (
         np.isin(np.arange(len(template)), np.concatenate(parts))
-        for parts in zip(*(halves(r, template) for r in walk_rings(topology, "mouth_cavity", LIPS_END + 1)), strict=True)
+        for parts in zip(
+            *(halves(r, template) for r in walk_rings(topology, "mouth_cavity", LIPS_END + 1)), strict=True
+        )
     )
     lid_left = is_skin & (np.linalg.norm(basis["eyeBlinkLeft"], axis=1) > 0.001)
     lid_right = is_skin & (np.linalg.norm(basis["eyeBlinkRight"], axis=1) > 0.001)
