@@ -5,19 +5,24 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from avatar.contact_sheet import BACKDROP, contact_sheet, head_colors, portrait_camera, save_picture, tile
+from avatar.geometry.frames import build_topology
 from avatar.head import load
 from avatar.head.fold import fold, prepare
 from avatar.head.model import HeadModel
+from avatar.model.binding import bind_to_surface
+from avatar.model.seeding import seed
+from avatar.ops.reference import SH_C0
 from avatar.progress import progress
-from avatar.render.mesh import shade_mesh
-from avatar.types import Camera, HeadPose
+from avatar.render import render
+from avatar.render.mesh import light_surface, linear_to_srgb, srgb_to_linear, vertex_normals
+from avatar.types import Camera, Gaussians, HeadPose
 from avatar.video import write_video
 
 # Mouth shapes as ARKit weights: a hand-made syllable table, good enough to see every part of the mouth at work.
@@ -91,16 +96,41 @@ def talking(head: HeadModel, seconds: float, fps: float) -> HeadPose:
     )
 
 
-def frames(
-    head: HeadModel, identity: Tensor, motion: HeadPose, camera: Camera, label: str = "talk"
-) -> Iterator[Tensor]:
-    """Shaded pictures of a moving head, one per pose. [H, W, 3], 0..1"""
-    rig = prepare(head)
-    folded = fold(rig, identity)
-    colors = head_colors(head)
-    for k in progress(range(len(motion)), label):
-        mesh = folded.pose(motion[k : k + 1])
-        yield shade_mesh(mesh.verts, head.faces, camera, colors=colors, background=BACKDROP).rgb[0]
+class Puppet:
+    """A head made of Gaussians that ride on the posed mesh and are lit like it: the renderer and binding at work."""
+
+    def __init__(self, head: HeadModel, identity: Tensor, count: int = 60_000) -> None:
+        self.head = head
+        self.folded = fold(prepare(head), identity)
+        rest = self.folded.pose(HeadPose.rest(len(head.expression_names))).verts[0]
+        self.topology = build_topology(rest, head.faces)
+        weights = torch.ones(len(head.faces))
+        fine = torch.zeros(len(rest), dtype=torch.bool)
+        for name in ("lips", "eyelid_left", "eyelid_right", "teeth_upper", "teeth_lower", "eye_left", "eye_right", "lashes"):
+            for ids in (head.regions.get(name), head.parts.get(name)):
+                if ids is not None:
+                    fine[ids] = True
+        weights[fine[head.faces].all(1)] = 4.0
+        generator = torch.Generator().manual_seed(0)
+        face_ids, bary = seed(rest, head.faces, count, weights, generator)
+        self.binding = bind_to_surface(face_ids, bary, rest, self.topology)
+        self.corners = head.faces[face_ids.long()]
+        self.colors = (bary[..., None] * head_colors(head)[self.corners]).sum(1)
+
+    def gaussians(self, pose: HeadPose, camera: Camera) -> Gaussians:
+        """The Gaussians of one moment (B = 1), lit for a camera."""
+        mesh = self.folded.pose(pose)
+        bound = self.binding(mesh, self.topology)
+        normals = vertex_normals(mesh.verts, self.head.faces)[0][self.corners]
+        normals = torch.nn.functional.normalize((self.binding.bary[..., None] * normals).sum(1), dim=-1)
+        lit = light_surface(normals, bound.means[0], srgb_to_linear(self.colors), camera)
+        sh = (linear_to_srgb(lit) - 0.5) / SH_C0
+        opacities = torch.full((1, len(self.colors)), 0.97)
+        return Gaussians(bound.means, bound.quats, bound.scales, opacities, sh[None, :, None])
+
+    def draw(self, pose: HeadPose, camera: Camera) -> Tensor:
+        """One picture. [H, W, 3], 0..1"""
+        return render(self.gaussians(pose, camera), camera, torch.tensor(BACKDROP)).rgb[0]
 
 
 def run(out: Path, seconds: float = 8.0, size: int = 448, fps: float = 25.0) -> None:
@@ -112,25 +142,18 @@ def run(out: Path, seconds: float = 8.0, size: int = 448, fps: float = 25.0) -> 
     head = load("open_head")
     identity = 0.6 * torch.randn(head.identity_basis.shape[2], generator=torch.Generator().manual_seed(12))
     motion = talking(head, seconds, fps)
-    count = write_video(out / "talk.mp4", frames(head, identity, motion, portrait_camera(head, size, size)), fps)
+    puppet, camera = Puppet(head, identity), portrait_camera(head, size, size)
+    pictures = (puppet.draw(motion[k : k + 1], camera) for k in progress(range(len(motion)), "talk.mp4"))
+    count = write_video(out / "talk.mp4", pictures, fps)
 
+    small = portrait_camera(head, 224, 224)
     moments = [round(k * (len(motion) - 1) / 15) for k in range(16)]
-    stills = [
-        (
-            f"{m / fps:.2f} s",
-            next(frames(head, identity, motion[m : m + 1], portrait_camera(head, 224, 224), f"still {m}")),
-        )
-        for m in moments
-    ]
+    stills = [(f"{m / fps:.2f} s", puppet.draw(motion[m : m + 1], small)) for m in moments]
     save_picture(out / "talk.png", tile(stills, 8))
     rest = HeadPose.rest(len(head.expression_names))
     angles = range(-90, 91, 30)
     turn = [
-        (
-            f"{angle} deg",
-            next(frames(head, identity, rest, portrait_camera(head, 224, 280, math.radians(angle)), "turn")),
-        )
-        for angle in angles
+        (f"{angle} deg", puppet.draw(rest, portrait_camera(head, 224, 280, math.radians(angle)))) for angle in angles
     ]
     save_picture(out / "turn.png", tile(turn, len(turn)))
     save_picture(out / "heads.png", contact_sheet(head))
