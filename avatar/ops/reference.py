@@ -89,6 +89,6 @@ def skin_unfolded(
     matrices = axis_angle_to_matrix(rotations)
     if pose_correctives is not None:
         directions = pose_correctives.flatten(0, 1).T
-        shaped = shaped + (pose_features(matrices) @ directions).unflatten(-1, (-1, 3))
+        shaped = shaped + (pose_features(matrices) @ directions).view_as(shaped)
     transforms = joint_transforms(matrices, joints, translation, parents)
     return blend_transforms(shaped, transforms, weights), transforms
