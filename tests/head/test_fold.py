@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from avatar.geometry.rotations import axis_angle_to_matrix
 from avatar.head.fold import FoldedHead, fold, prepare
 from avatar.head.model import HeadModel
 from avatar.ops import reference
@@ -51,7 +52,7 @@ def unfolded(head: HeadModel, identity: Tensor, pose: HeadPose) -> tuple[Tensor,
         torch.cat([identity.expand(len(pose), -1), pose.expr, pose.eyelids], 1),
         head.pose_correctives,
         head.joint_regressor,
-        torch.stack([turns[name] for name in head.joint_names], 1),
+        axis_angle_to_matrix(torch.stack([turns[name] for name in head.joint_names], 1)),
         pose.translation,
         head.skin_weights,
         head.parents,
