@@ -44,7 +44,7 @@ def measure(prefix: str, head: HeadModel, rounds: int) -> list[Metric]:
 
     def add(key: str, value: float, unit: str) -> None:
         metrics.append(
-            {"key": f"{prefix}.{key}", "value": value, "unit": unit, "direction": "up" if unit == "x" else "down"}
+            {"key": f"{prefix}.{key}", "value": value, "unit": unit, "direction": "higher" if unit == "x" else "lower"}
         )
 
     def infer(pose: HeadPose) -> None:
