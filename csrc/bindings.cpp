@@ -62,12 +62,10 @@ STABLE_TORCH_LIBRARY(avatar, m) {
   // ---- skin
   m.def(
       "skin(Tensor rest, Tensor joints, Tensor coeffs, Tensor rotations, Tensor translation, Tensor basis, "
-      "Tensor basis_columns, Tensor basis_starts, Tensor joint_basis, Tensor weights, Tensor weight_columns, "
-      "Tensor weight_starts, Tensor parents) -> (Tensor verts, Tensor transforms, Tensor shaped)");
+      "Tensor joint_basis, Tensor weights, Tensor tables) -> (Tensor verts, Tensor transforms, Tensor shaped)");
   m.def(
       "skin_backward(Tensor rest, Tensor joints, Tensor coeffs, Tensor rotations, Tensor translation, Tensor basis, "
-      "Tensor basis_columns, Tensor basis_starts, Tensor joint_basis, Tensor weights, Tensor weight_columns, "
-      "Tensor weight_starts, Tensor parents, Tensor shaped, Tensor v_verts, Tensor v_transforms) "
+      "Tensor joint_basis, Tensor weights, Tensor tables, Tensor shaped, Tensor v_verts, Tensor v_transforms) "
       "-> (Tensor v_rest, Tensor v_joints, Tensor v_coeffs, Tensor v_rotations, Tensor v_translation)");
 
   // ---- adam

@@ -27,7 +27,7 @@ def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:
     b = _over(2 * half * half, s, small, (1 - s / 12 * (1 - s / 30 * (1 - s / 56 * (1 - s / 90)))) / 2)
     x, y, z = axis_angle.unbind(-1)
     zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*axis_angle.shape[:-1], 3, 3)
     outer = axis_angle[..., :, None] * axis_angle[..., None, :]
     eye = torch.eye(3, dtype=axis_angle.dtype, device=axis_angle.device)
     return (1 - b * s)[..., None] * eye + a[..., None] * cross + b[..., None] * outer
@@ -64,7 +64,7 @@ def quat_to_matrix(quats: Tensor) -> Tensor:
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     ]  # fmt: skip
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    return torch.stack(rows, -1).reshape(*quats.shape[:-1], 3, 3)
 
 
 def matrix_to_quat(matrices: Tensor) -> Tensor:

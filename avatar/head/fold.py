@@ -14,7 +14,7 @@ from torch import Tensor
 
 from avatar.checks import check_float, check_shapes
 from avatar.head.model import HeadModel
-from avatar.ops.skin import SparseColumns, skin
+from avatar.ops.skin import SkinConstants, skin
 from avatar.types import HeadPose, MeshState, Record
 
 
@@ -30,14 +30,8 @@ class Rig(Record):
     """Shape directions for unit-variance coefficients, metres. [V, 3, S]"""
     joint_regressor: Tensor
     """Joint positions from the shaped mesh. [J, V]"""
-    basis: SparseColumns
-    """Expressions, two eyelids, pose correctives, metres; packed from [V, 3, E + 2 + 9 (J - 1)]."""
-    joint_basis: Tensor
-    """How expressions and eyelids move the joints, metres. [J, 3, E + 2]"""
-    weights: SparseColumns
-    """Skinning weights; packed from [V, 1, J]."""
-    parents: Tensor
-    """Parent of every joint, -1 for the root. [J] int64"""
+    constants: SkinConstants
+    """Expressions, two eyelids and pose correctives, joints, weights and tree."""
     joint_names: tuple[str, ...]
     """Name of every joint, which says what part of a pose turns it. J entries"""
 
@@ -63,35 +57,23 @@ class FoldedHead(Record):
         Raises ValueError when the number of expressions is another than the head's.
         """
         rig = self.rig
-        expressions = rig.joint_basis.shape[2] - 2
+        expressions = rig.constants.joint_basis.shape[2] - 2
         if pose.expr.shape[1] != expressions:
             raise ValueError(
                 f"FoldedHead.pose: {rig.model_id} has {expressions} expressions, pose.expr has {pose.expr.shape[1]}; "
                 "were these coefficients made for another head?"
             )
         still = torch.zeros_like(pose.rotation)
-        eye_left, eye_right = pose.eyes.split(3, dim=1)
         turns = {
             "root": pose.rotation,
             "neck": pose.neck,
             "jaw": pose.jaw,
-            "eye_left": eye_left,
-            "eye_right": eye_right,
+            "eye_left": pose.eyes[:, :3],
+            "eye_right": pose.eyes[:, 3:],
         }
         rotations = torch.stack([turns.get(name, still) for name in rig.joint_names], dim=1)
         coeffs = torch.cat([pose.expr, pose.eyelids], dim=1)
-        verts, transforms = skin(
-            self.verts,
-            self.joints,
-            coeffs,
-            rotations,
-            pose.translation,
-            rig.basis,
-            rig.joint_basis,
-            rig.weights,
-            rig.parents,
-        )
-        return MeshState(verts, transforms)
+        return MeshState(*skin(self.verts, self.joints, coeffs, rotations, pose.translation, rig.constants))
 
 
 def prepare(head: HeadModel) -> Rig:
@@ -102,23 +84,18 @@ def prepare(head: HeadModel) -> Rig:
     """
     if head.joint_names[0] != "root":
         raise ValueError(
-            f"prepare: the first joint of {head.model_id} must be named root, so that a pose's rotation turns the whole "
-            f"head, got {', '.join(head.joint_names)}"
+            f"prepare: the first joint of {head.model_id} must be named root, so that a pose's rotation turns the "
+            f"whole head, got {', '.join(head.joint_names)}"
         )
     shapes = torch.cat([head.expression_basis, head.eyelid_basis], dim=2)
-    if head.pose_correctives is None:
-        correctives = shapes.new_zeros(*shapes.shape[:2], 9 * (len(head.joint_names) - 1))
-    else:
-        correctives = head.pose_correctives
+    joint_basis = torch.einsum("jv,vdc->jdc", head.joint_regressor.double(), shapes.double()).to(shapes.dtype)
+    basis = shapes if head.pose_correctives is None else torch.cat([shapes, head.pose_correctives], dim=2)
     return Rig(
         model_id=head.model_id,
         template=head.template,
         identity_basis=head.identity_basis,
         joint_regressor=head.joint_regressor,
-        basis=SparseColumns.of(torch.cat([shapes, correctives], dim=2)),
-        joint_basis=torch.einsum("jv,vdc->jdc", head.joint_regressor.double(), shapes.double()).to(shapes.dtype),
-        weights=SparseColumns.of(head.skin_weights[:, None, :]),
-        parents=torch.tensor(head.parents, dtype=torch.int64, device=head.template.device),
+        constants=SkinConstants.of(basis, joint_basis, head.skin_weights, head.parents),
         joint_names=head.joint_names,
     )
 

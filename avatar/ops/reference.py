@@ -259,7 +259,7 @@ def skin_unfolded(
     coeffs: Tensor,
     pose_correctives: Tensor | None,
     joint_regressor: Tensor,
-    rotations: Tensor,
+    matrices: Tensor,
     translation: Tensor,
     weights: Tensor,
     parents: Sequence[int],
@@ -267,15 +267,14 @@ def skin_unfolded(
     """The same mesh as published torch code computes it: identity in every call, joints regressed from every mesh.
 
     template [V, 3]; shape_basis [V, 3, L] metres, identity and blendshapes; coeffs [B, L]; pose_correctives
-    [V, 3, 9 (J - 1)]; joint_regressor [J, V]; the rest as in `skin`. It checks the folding and is what benchmarks
-    compare against.
+    [V, 3, 9 (J - 1)]; joint_regressor [J, V]; matrices [B, J, 3, 3] turn each joint relative to its parent; the rest as
+    in `skin`. It checks the folding and is what benchmarks compare against.
     """
     shaped = template + torch.einsum("bl,vdl->bvd", coeffs, shape_basis)
     joints = torch.einsum("jv,bvd->bjd", joint_regressor, shaped)
-    matrices = axis_angle_to_matrix(rotations)
     if pose_correctives is not None:
         directions = pose_correctives.flatten(0, 1).T
-        shaped = shaped + (pose_features(matrices) @ directions).unflatten(-1, (-1, 3))
+        shaped = shaped + (pose_features(matrices) @ directions).view_as(shaped)
     transforms = joint_transforms(matrices, joints, translation, parents)
     return blend_transforms(shaped, transforms, weights), transforms
 

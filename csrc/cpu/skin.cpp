@@ -32,21 +32,17 @@ const SkinKernels<T>& kernels() {
   return skin_scalar<T>();
 }
 
-// The constant arguments of the operator, and everything one pose makes of the joints.
+// The operator's arguments, checked. Few tensors, since torch's bookkeeping per argument is not free.
 struct Inputs {
-  Tensor rest;            // [V, 3]
-  Tensor joints;          // [J, 3]
-  Tensor coeffs;          // [B, C]
-  Tensor rotations;       // [B, J, 3]
-  Tensor translation;     // [B, 3]
-  Tensor basis;           // [entries, 3, SKIN_BLOCK]
-  Tensor basis_columns;   // [entries] int32
-  Tensor basis_starts;    // [blocks + 1] int32
-  Tensor joint_basis;     // [J, 3, C]
-  Tensor weights;         // [entries, 1, SKIN_BLOCK]
-  Tensor weight_columns;  // [entries] int32
-  Tensor weight_starts;   // [blocks + 1] int32
-  Tensor parents;         // [J] int64
+  Tensor rest;         // [V, 3]
+  Tensor joints;       // [J, 3]
+  Tensor coeffs;       // [B, C]
+  Tensor rotations;    // [B, J, 3]
+  Tensor translation;  // [B, 3]
+  Tensor basis;        // [N, 3, SKIN_BLOCK]
+  Tensor joint_basis;  // [J, 3, C]
+  Tensor weights;      // [M, 1, SKIN_BLOCK]
+  Tensor tables;       // int32: basis starts [blocks + 1] and columns [N], the same of weights [M], parents [J]
 
   int64_t B() const { return coeffs.size(0); }
   int64_t V() const { return rest.size(0); }
@@ -55,6 +51,11 @@ struct Inputs {
   int64_t K() const { return C() + 9 * (J() - 1); }
   int64_t blocks() const { return (V() + SKIN_BLOCK - 1) / SKIN_BLOCK; }
   int64_t ranges() const { return (blocks() + RANGE - 1) / RANGE; }
+  const int32_t* basis_starts() const { return tables.const_data_ptr<int32_t>(); }
+  const int32_t* basis_columns() const { return basis_starts() + blocks() + 1; }
+  const int32_t* weight_starts() const { return basis_columns() + basis.size(0); }
+  const int32_t* weight_columns() const { return weight_starts() + blocks() + 1; }
+  const int32_t* parents() const { return weight_columns() + weights.size(0); }
 
   void check_all() const {
     const ScalarType dtype = rest.scalar_type();
@@ -67,13 +68,11 @@ struct Inputs {
     check("skin", "rotations", rotations, dtype, {B(), J(), 3});
     check("skin", "translation", translation, dtype, {B(), 3});
     check("skin", "basis", basis, dtype, {-1, 3, SKIN_BLOCK});
-    check("skin", "basis_columns", basis_columns, ScalarType::Int, {basis.size(0)});
-    check("skin", "basis_starts", basis_starts, ScalarType::Int, {blocks() + 1});
     check("skin", "joint_basis", joint_basis, dtype, {J(), 3, C()});
     check("skin", "weights", weights, dtype, {-1, 1, SKIN_BLOCK});
-    check("skin", "weight_columns", weight_columns, ScalarType::Int, {weights.size(0)});
-    check("skin", "weight_starts", weight_starts, ScalarType::Int, {blocks() + 1});
-    check("skin", "parents", parents, ScalarType::Long, {J()});
+    check("skin", "tables", tables, ScalarType::Int, {2 * (blocks() + 1) + basis.size(0) + weights.size(0) + J()});
+    if (basis_starts()[blocks()] != basis.size(0) || weight_starts()[blocks()] != weights.size(0))
+      throw std::runtime_error("skin: tables belong to another basis or other weights; pack them together");
   }
 };
 
@@ -82,14 +81,14 @@ template <typename T>
 struct Skeleton {
   const Inputs& in;
   int64_t J, C, K;
-  const int64_t* parents;
+  const int32_t* parents;
   const T* joint_basis;
   std::vector<double> R, p, A;  // [B, J, 9] turns, [B, J, 3] joints of the shaped mesh, [B, J, 12] transforms
   std::vector<T> features;      // [B, K] what the basis is multiplied with
   std::vector<T> transforms;    // [B, J, 12] A, rounded
 
   explicit Skeleton(const Inputs& inputs)
-      : in(inputs), J(in.J()), C(in.C()), K(in.K()), parents(in.parents.const_data_ptr<int64_t>()),
+      : in(inputs), J(in.J()), C(in.C()), K(in.K()), parents(in.parents()),
         joint_basis(in.joint_basis.const_data_ptr<T>()), R(in.B() * J * 9), p(in.B() * J * 3), A(in.B() * J * 12),
         features(in.B() * K), transforms(in.B() * J * 12) {
     parallel_blocks(in.B(), 8, [&](int64_t begin, int64_t end) {
@@ -122,10 +121,8 @@ struct Skeleton {
 
   SkinMesh<T> mesh(T* shaped) const {
     return {in.V(), in.blocks(), J, K, in.B(), in.rest.const_data_ptr<T>(),
-            {in.basis.const_data_ptr<T>(), in.basis_columns.const_data_ptr<int32_t>(),
-             in.basis_starts.const_data_ptr<int32_t>()},
-            {in.weights.const_data_ptr<T>(), in.weight_columns.const_data_ptr<int32_t>(),
-             in.weight_starts.const_data_ptr<int32_t>()},
+            {in.basis.const_data_ptr<T>(), in.basis_columns(), in.basis_starts()},
+            {in.weights.const_data_ptr<T>(), in.weight_columns(), in.weight_starts()},
             features.data(), transforms.data(), shaped};
   }
 };
@@ -214,24 +211,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> skin_backward_typed(const Inp
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> skin_cpu(Tensor rest, Tensor joints, Tensor coeffs, Tensor rotations,
-                                            Tensor translation, Tensor basis, Tensor basis_columns,
-                                            Tensor basis_starts, Tensor joint_basis, Tensor weights,
-                                            Tensor weight_columns, Tensor weight_starts, Tensor parents) {
-  const Inputs in{rest, joints, coeffs, rotations, translation, basis, basis_columns, basis_starts, joint_basis,
-                  weights, weight_columns, weight_starts, parents};
+                                            Tensor translation, Tensor basis, Tensor joint_basis, Tensor weights,
+                                            Tensor tables) {
+  const Inputs in{rest, joints, coeffs, rotations, translation, basis, joint_basis, weights, tables};
   in.check_all();
   return rest.scalar_type() == ScalarType::Double ? skin_typed<double>(in) : skin_typed<float>(in);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> skin_backward_cpu(
-    Tensor rest, Tensor joints, Tensor coeffs, Tensor rotations, Tensor translation, Tensor basis,
-    Tensor basis_columns, Tensor basis_starts, Tensor joint_basis, Tensor weights, Tensor weight_columns,
-    Tensor weight_starts, Tensor parents,
-    Tensor shaped,          // [B, blocks, 3, SKIN_BLOCK]
-    Tensor v_verts,         // [B, V, 3]
-    Tensor v_transforms) {  // [B, J, 3, 4]
-  const Inputs in{rest, joints, coeffs, rotations, translation, basis, basis_columns, basis_starts, joint_basis,
-                  weights, weight_columns, weight_starts, parents};
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> skin_backward_cpu(Tensor rest, Tensor joints, Tensor coeffs,
+                                                                     Tensor rotations, Tensor translation,
+                                                                     Tensor basis, Tensor joint_basis, Tensor weights,
+                                                                     Tensor tables,
+                                                                     Tensor shaped,          // [B, blocks, 3, SKIN_BLOCK]
+                                                                     Tensor v_verts,         // [B, V, 3]
+                                                                     Tensor v_transforms) {  // [B, J, 3, 4]
+  const Inputs in{rest, joints, coeffs, rotations, translation, basis, joint_basis, weights, tables};
   in.check_all();
   return rest.scalar_type() == ScalarType::Double ? skin_backward_typed<double>(in, shaped, v_verts, v_transforms)
                                                   : skin_backward_typed<float>(in, shaped, v_verts, v_transforms);

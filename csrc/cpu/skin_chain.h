@@ -59,7 +59,7 @@ AVATAR_HD void rotation_matrix_vjp(const double w[3], const double v_R[9], doubl
 
 // Rest to posed transforms A [J, 3, 4] of a tree: A_j turns by A_parent R_j and leaves joint j where its parent takes
 // it, so t_j = t_parent + (A_parent - A_j) p_j. Above the root stands the pure translation.
-AVATAR_HD void chain(int64_t joints, const int64_t* parents, const double* R, const double* p,
+AVATAR_HD void chain(int64_t joints, const int32_t* parents, const double* R, const double* p,
                      const double translation[3], double* A) {
   for (int64_t j = 0; j < joints; ++j) {
     const double top[12] = {1, 0, 0, translation[0], 0, 1, 0, translation[1], 0, 0, 1, translation[2]};
@@ -77,7 +77,7 @@ AVATAR_HD void chain(int64_t joints, const int64_t* parents, const double* R, co
 }
 
 // v_A [J, 3, 4] is consumed; v_R [J, 9] and v_translation are added to, v_p [J, 3] is written.
-AVATAR_HD void chain_vjp(int64_t joints, const int64_t* parents, const double* R, const double* p, const double* A,
+AVATAR_HD void chain_vjp(int64_t joints, const int32_t* parents, const double* R, const double* p, const double* A,
                          double* v_A, double* v_R, double* v_p, double v_translation[3]) {
   for (int64_t j = joints - 1; j >= 0; --j) {
     const double top[12] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0};

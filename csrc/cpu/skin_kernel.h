@@ -158,7 +158,7 @@ template <typename T>
 void backward(const SkinMesh<T>& mesh, const SkinGrads<T>& grads, T* scratch, int64_t begin, int64_t end) {
   using V = Lanes<T>;
   constexpr int W = V::W, N = V::N, GROUP = V::GROUP;
-  T* v_coeffs = scratch;                                        // [GROUP, K, W]
+  T* v_coeffs = scratch;                                        // [K, frames, W]
   T* v_transforms = v_coeffs + GROUP * mesh.features * W;       // [GROUP, J, 12, W]
   T* const scratch_end = v_transforms + GROUP * mesh.joints * 12 * W;
   alignas(64) T v_shaped[GROUP * 3 * L], v_rest[3 * L];
@@ -181,19 +181,17 @@ void backward(const SkinMesh<T>& mesh, const SkinGrads<T>& grads, T* scratch, in
       for (int32_t e = mesh.basis.starts[block]; e < stop; ++e, values += 3 * L) {
         typename V::Vec direction[N];
         for (int n = 0; n < N; ++n) direction[n] = V::load(values + n * W);
-        T* sum = v_coeffs + mesh.basis.columns[e] * W;
-        for (int f = 0; f < frames; ++f, sum += mesh.features * W) {
-          typename V::Vec even = V::load(sum), odd = typename V::Vec{};
-          for (int n = 0; n < N; n += 2) {
-            even += direction[n] * V::load(v_shaped + f * 3 * L + n * W);
-            odd += direction[n + 1] * V::load(v_shaped + f * 3 * L + (n + 1) * W);
-          }
-          V::store(sum, even + odd);
+        T* sums = v_coeffs + mesh.basis.columns[e] * frames * W;
+        for (int f = 0; f < frames; ++f) {
+          typename V::Vec sum = V::load(sums + f * W);
+          for (int n = 0; n < N; ++n) sum += direction[n] * V::load(v_shaped + f * 3 * L + n * W);
+          V::store(sums + f * W, sum);
         }
       }
     }
-    for (int64_t i = 0; i < frames * mesh.features; ++i)
-      grads.v_coeffs[frame * mesh.features + i] = sum_lanes(v_coeffs + i * W);
+    for (int f = 0; f < frames; ++f)
+      for (int64_t k = 0; k < mesh.features; ++k)
+        grads.v_coeffs[(frame + f) * mesh.features + k] = sum_lanes(v_coeffs + (k * frames + f) * W);
     for (int64_t i = 0; i < frames * mesh.joints * 12; ++i)
       grads.v_transforms[frame * mesh.joints * 12 + i] = sum_lanes(v_transforms + i * W);
   }

@@ -89,12 +89,15 @@ def generated_head(
 
 
 def fibonacci_sphere(count: int) -> Tensor:
-    """Evenly spread points on the unit sphere. [count, 3] float64"""
+    """Evenly spread points on the unit sphere, in patches as a modelled mesh numbers them. [count, 3] float64"""
     index = torch.arange(count, dtype=torch.float64)
     y = 1 - (2 * index + 1) / count
     angle = index * math.pi * (3 - math.sqrt(5))
     radius = (1 - y * y).sqrt()
-    return torch.stack([radius * angle.cos(), y, radius * angle.sin()], -1)
+    points = torch.stack([radius * angle.cos(), y, radius * angle.sin()], -1)
+    band = ((1 - y) / 2 * math.sqrt(count) / 3).floor()
+    around = torch.atan2(points[:, 2], points[:, 0])
+    return points[(band * 10 + around).argsort()]
 
 
 def waves(points: Tensor, count: int, size: float, rng: torch.Generator) -> Tensor:
