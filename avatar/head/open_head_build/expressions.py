@@ -41,7 +41,7 @@ def read_units(source: Source) -> dict[str, Floats]:
 
 
 def rest_tongue(topology: Topology, template: Floats) -> Floats:
-    """Displacement that lays the tongue down between the lower teeth; the source's fills the mouth like a wall. [V, 3]"""
+    """Displacement that lays the tongue down between the lower teeth; the source's fills the mouth. [V, 3]"""
     ids = topology.pieces["tongue"]
     points = template[ids]
     back, front = points[:, 2].min(), points[:, 2].max()
