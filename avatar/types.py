@@ -196,9 +196,7 @@ class Frame(Record):
     """The head at that moment (B = 1); None where not tracked."""
 
     def __post_init__(self) -> None:
-        check_shapes(
-            "Frame", image=(self.image, "H W 3"), alpha=(self.alpha, "H W"), regions=(self.regions, "H W")
-        )
+        check_shapes("Frame", image=(self.image, "H W 3"), alpha=(self.alpha, "H W"), regions=(self.regions, "H W"))
 
 
 @runtime_checkable

@@ -32,6 +32,8 @@ IBUG68 = (
     61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87,
 )  # fmt: skip
 
+NOSE = ("scale-vert", "scale-horiz", "hump", "width1", "width2")  # targets that move all of it between them
+LID_RINGS = 6  # rings of skin around an eye that count as its lids
 BARY_STEPS = 16384  # barycentric positions are multiples of its inverse: exact in float32, and they sum to one
 
 
@@ -243,8 +245,12 @@ def name_regions(
             *(halves(r, template) for r in walk_rings(topology, "mouth_cavity", LIPS_END + 1)), strict=True
         )
     )
-    lid_left = is_skin & (np.linalg.norm(basis["eyeBlinkLeft"], axis=1) > 0.001)
-    lid_right = is_skin & (np.linalg.norm(basis["eyeBlinkRight"], axis=1) > 0.001)
+
+    def lid(side: str) -> Bools:
+        rings = np.concatenate(walk_rings(topology, f"socket_{side}", LID_RINGS))
+        blinks = np.linalg.norm(basis[f"eyeBlink{side.capitalize()}"], axis=1) > 0.001
+        return is_skin & (blinks | np.isin(np.arange(len(template)), rings))
+
     chest = weights[:, 1]
     neck = is_skin & (chest > 0.02) & (chest < 0.9) & (template[:, 1] < canonical[152, 1] + 0.03)
     torso = is_skin & (chest >= 0.9)
@@ -254,12 +260,12 @@ def name_regions(
         "lips": upper_lip | lower_lip,
         "upper_lip": upper_lip,
         "lower_lip": lower_lip,
-        "nose": moved_by("nose/nose-scale-vert-incr", "nose/nose-scale-horiz-incr", share=0.15) & oval,
+        "nose": moved_by(*(f"nose/nose-{name}-incr" for name in NOSE), share=0.2) & oval,
         "forehead": oval & (template[:, 1] > brow),
         "eye_region_left": is_skin & front & (np.linalg.norm(template - canonical[473], axis=1) < 0.026),
         "eye_region_right": is_skin & front & (np.linalg.norm(template - canonical[468], axis=1) < 0.026),
-        "eyelid_left": lid_left,
-        "eyelid_right": lid_right,
+        "eyelid_left": lid("left"),
+        "eyelid_right": lid("right"),
         "ear_left": ear_left,
         "ear_right": ear_right,
         "ears": ears,

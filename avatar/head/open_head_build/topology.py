@@ -20,6 +20,7 @@ BUST_BOTTOM = -0.285  # metres from the pivot of the skull: below the collar bon
 ARM_CUT = 0.215  # half width of the bust at the height of the shoulders, metres
 ARM_SLOPE = 0.45  # the cut leans inwards towards the bottom, square to the upper arm of the source's A-pose
 
+SOCKET_ROWS = 2  # rows of faces kept behind each lid
 LASH_LENGTH = 0.4  # of the source's ribbons
 LASH_ROOT = 0.0012  # metres from the skin within which a lash vertex counts as its root
 
@@ -218,6 +219,13 @@ def label_faces(source: Source, base: Floats, pivot: Floats) -> Ints:
         ("lashes_right", "helper-r-eyelashes"),
     ):
         labels[np.char.startswith(source.groups, group)] = pieces.index(name)
+    for name in ("socket_left", "socket_right"):  # only the lids' backs: the rest lies hidden inside the eyeball
+        socket = labels == pieces.index(name)
+        kept = np.intersect1d(source.quads[socket], source.quads[labels == pieces.index("skin_head")])
+        for _ in range(SOCKET_ROWS):
+            near = socket & np.isin(source.quads, kept).any(1)
+            kept = np.unique(source.quads[near])
+        labels[socket & ~near] = -1
     return labels
 
 
