@@ -249,7 +249,7 @@ def name_regions(
     def lid(side: str) -> Bools:
         rings = np.concatenate(walk_rings(topology, f"socket_{side}", LID_RINGS))
         blinks = np.linalg.norm(basis[f"eyeBlink{side.capitalize()}"], axis=1) > 0.001
-        return is_skin & (blinks | np.isin(np.arange(len(template)), rings))
+        return np.asarray(is_skin & (blinks | np.isin(np.arange(len(template)), rings)))
 
     chest = weights[:, 1]
     neck = is_skin & (chest > 0.02) & (chest < 0.9) & (template[:, 1] < canonical[152, 1] + 0.03)
