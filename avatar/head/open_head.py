@@ -170,6 +170,7 @@ def preview_colors(head: HeadModel) -> Tensor:
     tint(0.95 * (2.2 * soft(inside("scalp"), 2) - 0.6) * inside("skin"), HAIR)
     for lower, upper in BROWS:
         line = marks[list(lower)].lerp(marks[list(upper)], 0.45)
+        line[-1] = line[-2].lerp(line[-1], 0.6)
         stroke = torch.cat([line[:-1].lerp(line[1:], f) for f in (0.0, 0.25, 0.5, 0.75, 1.0)])
         distance = torch.cdist(verts, stroke).min(1).values
         tint(1.1 * torch.exp(-((distance / 0.0048) ** 2)) * inside("skin"), HAIR)

@@ -2,6 +2,7 @@
 
     python -m avatar.head.open_head_build --canonical canonical_face_model.obj
 
-source reads the wheel, topology cuts the bust, expressions and identity make the bases, rig the joints and weights,
-landmarks the regions and correspondences, asset writes the file. Nothing here is needed to load the head.
+source reads the wheel, topology cuts the bust (dentition adds the teeth), identity and expressions make the bases
+(lids and lips correct them along the rings of the mesh), rig the joints and weights, landmarks the correspondences and
+regions, asset writes the files. Nothing here is needed to load the head.
 """

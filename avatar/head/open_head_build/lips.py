@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .rings import halves, walk_rings
-from .source import Floats
+from .source import Floats, Ints
 from .topology import Topology
 
 SHARES = (1.0, 1.0, 1.0, 0.7, 0.4, 0.2)  # how far each ring around the mouth, from the inside, goes along
@@ -18,10 +18,10 @@ def close_lips(topology: Topology, template: Floats) -> Floats:
     reach = min(template[upper, 0].max() for upper, _ in pairs)
     grid = np.linspace(-reach, reach, 81)
 
-    def height(ids: np.ndarray) -> Floats:
+    def height(ids: Ints) -> Floats:
         across = template[ids, 0]
         order = np.argsort(across, kind="stable")
-        return np.interp(grid, across[order], template[ids[order], 1])
+        return np.asarray(np.interp(grid, across[order], template[ids[order], 1]))
 
     above = np.min([height(upper) for upper, _ in pairs], axis=0)
     below = np.max([height(lower) for _, lower in pairs], axis=0)

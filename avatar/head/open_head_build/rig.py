@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation  # type: ignore[import-untyped]
 
 from .source import Floats, Ints, Source
 from .topology import Topology
@@ -50,7 +50,7 @@ def place_joints(
     """Joint positions [J, 3] and regressor [J, V]. `base` is the template on the source's vertices."""
 
     def cube(name: str) -> Floats:
-        return base[source.ids(name)].mean(0)
+        return np.asarray(base[source.ids(name)].mean(0))
 
     neck_base, skull = cube("joint-neck"), cube("joint-head")
     positions = np.stack(
@@ -69,7 +69,7 @@ def place_joints(
 
     def slab(centre: Floats, half: float, radius: float) -> Ints:
         near = np.hypot(template[skin, 0], template[skin, 2] - centre[2]) < radius
-        return skin[(np.abs(height - centre[1]) < half) & near]
+        return np.asarray(skin[(np.abs(height - centre[1]) < half) & near])
 
     hinge = skin[np.linalg.norm((template[skin] * [0, 1, 1]) - jaw, axis=1) < 0.022]
     supports = [
@@ -93,7 +93,7 @@ def jaw_share(template: Floats, opened: Floats, angle: float, pivot: Floats) -> 
     turn = Rotation.from_rotvec([angle, 0, 0]).as_matrix()
     rigid = (template - pivot) @ turn.T + pivot - template
     size = np.maximum((rigid**2).sum(1), 1e-8)
-    return np.clip(((opened - template) * rigid).sum(1) / size, 0, 1)
+    return np.asarray(np.clip(((opened - template) * rigid).sum(1) / size, 0, 1))
 
 
 def skin_weights(source: Source, topology: Topology, jaw: Floats) -> Floats:
@@ -115,7 +115,7 @@ def skin_weights(source: Source, topology: Topology, jaw: Floats) -> Floats:
         ("eye_left", 4), ("eye_right", 5),
     ):  # fmt: skip
         weights[topology.pieces[piece]] = np.eye(len(JOINTS))[joint]
-    return weights / weights.sum(1, keepdims=True)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def jaw_corrective(template: Floats, opened: Floats, weights: Floats, angle: float, pivot: Floats) -> Floats:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
-from scipy.spatial import cKDTree
+from scipy import sparse  # type: ignore[import-untyped]
+from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
 from .dentition import LOWER, UPPER, build_arch
 from .source import Floats, Ints, Source
@@ -20,6 +20,7 @@ BUST_BOTTOM = -0.285  # metres from the pivot of the skull: below the collar bon
 ARM_CUT = 0.215  # half width of the bust at the height of the shoulders, metres
 ARM_SLOPE = 0.45  # the cut leans inwards towards the bottom, square to the upper arm of the source's A-pose
 
+SOCKET_ROWS = 2  # rows of faces kept behind each lid
 LASH_LENGTH = 0.4  # of the source's ribbons
 LASH_ROOT = 0.0012  # metres from the skin within which a lash vertex counts as its root
 
@@ -72,7 +73,7 @@ def islands(quads_uv: Ints, count: int) -> Ints:
     """Texture island of every face. [Q]"""
     corners, following = quads_uv.ravel(), np.roll(quads_uv, 1, 1).ravel()
     links = sparse.coo_matrix((np.ones(corners.size), (corners, following)), shape=(count, count))
-    return sparse.csgraph.connected_components(links, directed=False)[1][quads_uv[:, 0]].astype(np.int64)
+    return np.asarray(sparse.csgraph.connected_components(links, directed=False)[1][quads_uv[:, 0]].astype(np.int64))
 
 
 def triangulate(quads: Ints, points: Floats) -> Ints:
@@ -187,26 +188,23 @@ def fit_rectangle(uvs: Floats, rectangle: tuple[float, float, float, float]) -> 
     low, high = uvs.min(0), uvs.max(0)
     box_low, box_high = np.array(rectangle[:2]), np.array(rectangle[2:])
     scale = ((box_high - box_low) / np.maximum(high - low, 1e-9)).min()
-    return (uvs - (low + high) / 2) * scale + (box_low + box_high) / 2
+    return np.asarray((uvs - (low + high) / 2) * scale + (box_low + box_high) / 2)
 
 
-def cut_bust(source: Source, base: Floats) -> Topology:
-    """Crop, clip, triangulate and lay out the texture. `base` is the average adult on the source's vertices. [N, 3]"""
-    island = islands(source.quads_uv, len(source.uvs))
-    body = source.groups == "body"
-    named = {}
-    for label in np.unique(island[body]):
-        centre = base[np.unique(source.quads[body & (island == label)])].mean(0)
-        named[int(label)] = centre
-    labels = np.full(len(island), -1)
+def label_faces(source: Source, base: Floats, pivot: Floats) -> Ints:
+    """Atlas piece of every source face, -1 where the head has no use for it. [Q]
+
+    The body's texture islands are told apart by their size and by where they lie from the skull's pivot.
+    """
     pieces = list(ATLAS)
-    pivot = base[source.ids("joint-head")].mean(0)
-    for label, centre in named.items():
-        size = int((body & (island == label)).sum())
-        offset = centre - pivot
-        if size > 3500:
+    labels = np.full(len(source.groups), -1)
+    island = islands(source.quads_uv, len(source.uvs))
+    for label in np.unique(island[source.groups == "body"]):
+        members = (source.groups == "body") & (island == label)
+        offset = base[np.unique(source.quads[members])].mean(0) - pivot
+        if members.sum() > 3500:
             name = "skin_body"
-        elif size > 2500:
+        elif members.sum() > 2500:
             name = "skin_head"
         elif offset[1] < -0.2:
             continue  # hands and feet
@@ -214,14 +212,28 @@ def cut_bust(source: Source, base: Floats) -> Topology:
             name = "mouth_cavity"
         else:
             name = "socket_left" if offset[0] > 0 else "socket_right"
-        labels[body & (island == label)] = pieces.index(name)
+        labels[members] = pieces.index(name)
     for name, group in (
         ("tongue", "helper-tongue"),
         ("lashes_left", "helper-l-eyelashes"),
         ("lashes_right", "helper-r-eyelashes"),
     ):
         labels[np.char.startswith(source.groups, group)] = pieces.index(name)
+    for name in ("socket_left", "socket_right"):  # only the lids' backs: the rest lies hidden inside the eyeball
+        socket = labels == pieces.index(name)
+        kept = np.intersect1d(source.quads[socket], source.quads[labels == pieces.index("skin_head")])
+        for _ in range(SOCKET_ROWS):
+            near = socket & np.isin(source.quads, kept).any(1)
+            kept = np.unique(source.quads[near])
+        labels[socket & ~near] = -1
+    return labels
 
+
+def cut_bust(source: Source, base: Floats) -> Topology:
+    """Crop, clip, triangulate and lay out the texture. `base` is the average adult on the source's vertices. [N, 3]"""
+    pieces = list(ATLAS)
+    pivot = base[source.ids("joint-head")].mean(0)
+    labels = label_faces(source, base, pivot)
     chosen = labels >= 0
     order = triangulate(source.quads[chosen], base)
     pick = np.repeat(np.flatnonzero(chosen), 2)[:, None]
