@@ -244,12 +244,13 @@ def look_at_environment() -> Iterator[Finding]:
     }
     for name, meaning in meanings.items():
         value = os.environ.get(name)
-        if value is None:
+        missing = [path for path in (value or "").split(os.pathsep) if path and not Path(path).expanduser().exists()]
+        if not value:
             yield Finding(name, "absent", f"not set ({meaning})")
-        elif Path(value).expanduser().exists() or name == "AVATAR_CACHE":
-            yield Finding(name, "ok", f"{value} ({meaning})")
+        elif missing and name != "AVATAR_CACHE":  # the cache is made when something first goes into it
+            yield Finding(name, "warn", f"{', '.join(missing)} does not exist ({meaning})", f"correct or unset {name}")
         else:
-            yield Finding(name, "warn", f"{value} does not exist ({meaning})", f"correct or unset {name}")
+            yield Finding(name, "ok", f"{value} ({meaning})")
 
 
 def look_at_disk() -> Iterator[Finding]:

@@ -19,30 +19,32 @@ MAPPED = ("scenes", "configs", "viewer")
 ROOMS = {"geometry", "ops", "head", "model", "render", "audio", "train", "track", "export", "bench"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "core", "tools", "lib", "stuff"}
 
-BASE = ["files", "progress", "checks", "types"]
+BASE = ["files", "progress", "video", "checks", "types"]
 BEFORE_TRAIN = [*BASE, "geometry", "ops", "head", "render", "model", "audio"]
 EVERYTHING = [*BEFORE_TRAIN, "train", "track", "export", "scenes", "configs", "viewer"]
 MAY_IMPORT = {
     "files": [],
     "progress": [],
+    "video": ["files", "progress"],
     "checks": [],
     "types": BASE,
     "geometry": BASE,
-    "ops": BEFORE_TRAIN[:5],
-    "head": BEFORE_TRAIN[:6],
-    "render": BEFORE_TRAIN[:7],
-    "model": BEFORE_TRAIN[:8],
-    "audio": BEFORE_TRAIN[:9],
+    "ops": [*BASE, "geometry"],
+    "head": [*BASE, "geometry", "ops"],
+    "render": [*BASE, "geometry", "ops", "head"],
+    "model": [*BASE, "geometry", "ops", "head", "render"],
+    "audio": [*BASE, "geometry", "ops", "head", "render", "model"],
     "train": BEFORE_TRAIN,
     "track": BEFORE_TRAIN,
     "export": [*BEFORE_TRAIN, "train", "track"],
     "scenes": [*BASE, "geometry", "head"],
     "configs": [*BEFORE_TRAIN, "train", "track", "export", "scenes"],
     "viewer": BEFORE_TRAIN,
-    "demo": EVERYTHING,
+    "contact_sheet": BEFORE_TRAIN,
+    "demo": [*EVERYTHING, "contact_sheet"],
     "doctor": EVERYTHING,
     "bench": [*EVERYTHING, "doctor"],
-    "cli": [*EVERYTHING, "doctor", "bench", "demo"],
+    "cli": [*EVERYTHING, "contact_sheet", "demo", "doctor", "bench"],
 }
 
 
