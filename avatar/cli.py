@@ -130,6 +130,8 @@ def bench(
         baseline = runner.read_baseline(runner.baseline_file()) if gate else None
         report = runner.run(chosen, quick, baseline, say)
         say(runner.conditions())
+        if runner.warning():
+            say(runner.warning())
         if update_baseline:
             runner.update_baseline(runner.baseline_file(), report.metrics)
     if json is not None:

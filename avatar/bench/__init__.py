@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Literal
@@ -84,6 +85,23 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int = 30,
         if collecting:
             gc.enable()
     return {name: Timing(median(wall[name]), _quartile_distance(wall[name]), median(cpu[name])) for name in functions}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch and our operators compute on the calling thread only.
+
+    Ratios for the gate belong in here, from `cpu_median`: on a busy machine two threads that meet at the end of every
+    parallel loop measure the scheduler (one Adam step: 0.06 ms quiet, 16 ms with three other jobs on two cores).
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _quartile_distance(values: list[float]) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import avatar.bench
 from avatar.bench import Metric
-from avatar.doctor import processor_name
+from avatar.doctor import processor_name, usable_cores
 from avatar.files import atomic_write
 
 Suite = Callable[[bool], Iterable[Metric | Mapping[str, object]]]
@@ -173,6 +173,12 @@ def conditions() -> str:
         f"{now}, commit {_commit()}, {processor_name()}, {isa()}, {torch.get_num_threads()} threads, "
         f"load {load}, torch {torch.__version__}"
     )
+
+
+def warning() -> str:
+    """A sentence where other processes use the machine, so that the numbers mean little; empty on a quiet one."""
+    load, cores = os.getloadavg()[0], usable_cores()
+    return f"warning: load {load:.1f} on {cores} cores, the times are not to be trusted" if load > cores else ""
 
 
 def _commit() -> str:
