@@ -15,6 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from avatar.head import load
 from avatar.head.fold import fold, prepare
 from avatar.head.model import HeadModel
 from avatar.ops import reference
@@ -24,7 +25,43 @@ Metric = dict[str, str | float]
 SPREAD = {"expr": 1.0, "jaw": 0.2, "neck": 0.2, "eyes": 0.2, "eyelids": 0.5, "rotation": 0.5, "translation": 0.5}
 
 
-def run(quick: bool, heads: dict[str, HeadModel]) -> list[Metric]:
+def run(quick: bool) -> list[Metric]:
+    """The packaged head, and a dense one of FLAME's size filled with random directions."""
+    return run_heads(quick, {"open_head": load("open_head"), "flame": flame_sized()})
+
+
+def flame_sized(verts: int = 5023, expressions: int = 100, identities: int = 300, joints: int = 5) -> HeadModel:
+    """A head with FLAME's counts and random contents: what matters for speed is how much there is to read."""
+    g = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g)
+
+    regressor = torch.zeros(joints, verts)
+    regressor[:, :40] = 1 / 40
+    weights = random(verts, joints).softmax(1)
+    faces = torch.stack([torch.arange(verts - 2), torch.arange(1, verts - 1), torch.arange(2, verts)], 1)
+    return HeadModel(
+        model_id="flame_sized",
+        sha256="",
+        licence="generated",
+        template=0.1 * random(verts, 3),
+        faces=faces,
+        uvs=torch.zeros(verts, 2),
+        faces_uv=faces,
+        identity_basis=1e-3 * random(verts, 3, identities),
+        expression_basis=1e-3 * random(verts, 3, expressions),
+        expression_names=tuple(f"expr_{k:03d}" for k in range(expressions)),
+        joint_names=("root", "neck", "jaw", "eye_left", "eye_right"),
+        parents=(-1, 0, 1, 1, 1),
+        joint_regressor=regressor,
+        skin_weights=weights,
+        eyelid_basis=torch.zeros(verts, 3, 2),
+        pose_correctives=1e-3 * random(verts, 3, 9 * (joints - 1)),
+    )
+
+
+def run_heads(quick: bool, heads: dict[str, HeadModel]) -> list[Metric]:
     """Measure every head under its name; a `quick` run takes about a second per head."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
