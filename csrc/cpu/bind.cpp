@@ -312,10 +312,11 @@ std::tuple<Tensor, Tensor, Tensor> bind_cpu(Tensor verts,       // [B, V, 3]
   const Mesh mesh = mesh_of("bind", faces, starts, corners);
   const int64_t B = verts.size(0), V = mesh.V, N = face_ids.numel();
   check("bind", "face_ids", face_ids, ScalarType::Int, {N});
+  const int32_t* face_of = face_ids.const_data_ptr<int32_t>();
   for (int64_t i = 0; i < N; ++i)
-    if (face_ids.const_data_ptr<int32_t>()[i] < 0 || face_ids.const_data_ptr<int32_t>()[i] >= mesh.F)
+    if (face_of[i] < 0 || face_of[i] >= mesh.F)
       throw std::runtime_error("bind: face_ids must be below F = " + std::to_string(mesh.F) + ", Gaussian " +
-                               std::to_string(i) + " has " + std::to_string(face_ids.const_data_ptr<int32_t>()[i]));
+                               std::to_string(i) + " has " + std::to_string(face_of[i]));
   const auto run = [&]<typename S>(S) {
     check("bind", "verts", verts, dtype_of<S>(), {B, V, 3});
     check("bind", "rotations", rotations, dtype_of<S>(), {B, V, 3, 3});
@@ -329,13 +330,17 @@ std::tuple<Tensor, Tensor, Tensor> bind_cpu(Tensor verts,       // [B, V, 3]
     Tensor means = empty<S>(verts, {B, N, 3}), world = empty<S>(verts, {B, N, 4}), scales = empty<S>(verts, {B, N, 3});
     S *m = means.template mutable_data_ptr<S>(), *q = world.template mutable_data_ptr<S>();
     S* s = scales.template mutable_data_ptr<S>();
+    const Inputs<S> first = {verts.const_data_ptr<S>(),  rotations.const_data_ptr<S>(), stretch.const_data_ptr<S>(),
+                             bary.const_data_ptr<S>(),   height.const_data_ptr<S>(),    offset.const_data_ptr<S>(),
+                             quats.const_data_ptr<S>(),  log_scales.const_data_ptr<S>(), normals.const_data_ptr<S>(),
+                             mesh.faces,                 face_of};
     parallel_blocks(B * N, BLOCK, [&](int64_t begin, int64_t end) {
+      Inputs<S> o = first;
       for (int64_t at_ = begin; at_ < end; ++at_) {
         const int64_t b = at_ / N, i = at_ % N;
-        const Inputs<S> o = {verts.const_data_ptr<S>() + b * V * 3, rotations.const_data_ptr<S>() + b * V * 9,
-                             stretch.const_data_ptr<S>() + b * V, bary.const_data_ptr<S>(), height.const_data_ptr<S>(),
-                             offset.const_data_ptr<S>(), quats.const_data_ptr<S>(), log_scales.const_data_ptr<S>(),
-                             normals.const_data_ptr<S>(), mesh.faces, face_ids.const_data_ptr<int32_t>()};
+        o.verts = first.verts + b * V * 3;
+        o.rotations = first.rotations + b * V * 9;
+        o.stretch = first.stretch + b * V;
         const Seat<S> seat = find_seat(o, i);
         put(m, at_, seat.point + seat.stretch * rotate(seat.frame, seat.local));
         S turn[4];
