@@ -38,6 +38,17 @@ GAZE = {"Down": 0.34, "In": 0.45, "Out": 0.45, "Up": 0.30}
 PUPIL_ANGLE, IRIS_ANGLE = math.radians(9.2), math.radians(23.5)
 """Edge of the pupil and of the iris as seen from the eyeball's centre, radians from the gaze axis."""
 
+# Colours of the preview, sRGB 0..1.
+SKIN, BLUSH, SHADE, LIPS = (0.83, 0.66, 0.57), (0.80, 0.52, 0.45), (0.62, 0.44, 0.38), (0.71, 0.41, 0.38)
+HAIR, LASHES, DARK = (0.19, 0.13, 0.10), (0.16, 0.11, 0.09), (0.10, 0.03, 0.03)
+MOUTH, TONGUE, TEETH, GUMS = (0.36, 0.12, 0.12), (0.72, 0.36, 0.35), (0.93, 0.90, 0.83), (0.70, 0.38, 0.37)
+PUPIL, IRIS, EYE_WHITE = (0.03, 0.03, 0.03), (0.34, 0.24, 0.16), (0.93, 0.92, 0.91)
+BROWS = (
+    ((46, 53, 52, 65, 55), (70, 63, 105, 66, 107)),
+    ((276, 283, 282, 295, 285), (300, 293, 334, 296, 336)),
+)
+"""MediaPipe points along the lower and upper edge of the right and the left brow, from the temple inwards."""
+
 
 @lru_cache(maxsize=1)
 def load() -> HeadModel:
@@ -192,14 +203,3 @@ def preview_colors(head: HeadModel) -> Tensor:
         colors[ids] = torch.where((angle < IRIS_ANGLE)[:, None], torch.where(rim, 0.6 * iris, iris), white)
         colors[ids[angle < PUPIL_ANGLE]] = pupil
     return colors.clamp(0, 1)
-
-
-SKIN, BLUSH, SHADE, LIPS = (0.83, 0.66, 0.57), (0.80, 0.52, 0.45), (0.62, 0.44, 0.38), (0.71, 0.41, 0.38)
-HAIR, LASHES, DARK = (0.19, 0.13, 0.10), (0.16, 0.11, 0.09), (0.10, 0.03, 0.03)
-MOUTH, TONGUE, TEETH, GUMS = (0.36, 0.12, 0.12), (0.72, 0.36, 0.35), (0.93, 0.90, 0.83), (0.70, 0.38, 0.37)
-PUPIL, IRIS, EYE_WHITE = (0.03, 0.03, 0.03), (0.34, 0.24, 0.16), (0.93, 0.92, 0.91)
-BROWS = (
-    ((46, 53, 52, 65, 55), (70, 63, 105, 66, 107)),
-    ((276, 283, 282, 295, 285), (300, 293, 334, 296, 336)),
-)
-"""MediaPipe points along the lower and upper edge of the right and the left brow, from the temple inwards."""

@@ -265,8 +265,8 @@ def test_an_arch_is_symmetric_and_faces_outwards(arch):
     assert np.allclose(grid[::-1] * [-1, 1, 1], grid)
     corner = points[faces]
     normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    front = (np.abs(corner[:, :, 0]) < 0.006).all(1) & (corner[:, :, 2] > 0.1).all(1)
-    assert front.any() and (normal[front, 2] > 0).mean() > 0.9
+    front = (faces % dentition.RINGS <= 3).all(1) & (np.abs(corner[:, :, 0]) < 0.006).all(1)
+    assert front.any() and (normal[front, 2] > 0).all()
     gum, edge = grid[:, 0, 1].mean(), grid[:, 3, 1].mean()
     assert (gum - edge) * arch.up > 0.008
     assert 0.045 < np.ptp(points[:, 0]) < 0.065 and 0.03 < np.ptp(points[:, 2]) < 0.06

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from . import expressions, identity, landmarks, lids, lips, rig, topology
-from .source import VERSION, read_source
+from .source import VERSION, Floats, read_source
 
 MODEL_ID = "open_head-1"
 PARTS = {
@@ -46,6 +46,11 @@ class Asset:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "open_head.safetensors").write_bytes(self.tensors)
         (folder / "open_head.json").write_text(json.dumps(self.card, indent=1) + "\n")
+
+
+def packed(values: Floats, kind: type[np.float16] | type[np.float32]) -> NDArray[np.generic]:
+    """Values in a smaller type, freed of the last digits and signed zeros that differ from one processor to another."""
+    return np.asarray((np.round(values, 9) + 0.0).astype(kind))
 
 
 def read_points(folder: Path) -> landmarks.Points:
@@ -90,18 +95,18 @@ def build(data: Path, canonical: Path | landmarks.Points) -> Asset:
     parts["torso"] = np.intersect1d(skin, regions["torso"])
     parts["skin"] = np.setdiff1d(skin, regions["torso"])
 
-    moving = np.flatnonzero(np.abs(basis).max((1, 2)) > 0)
+    moving = np.flatnonzero(np.abs(basis).max((1, 2)) > 1e-7)
     tensors: dict[str, NDArray[np.generic]] = {
-        "template": template.astype(np.float32),
+        "template": packed(template, np.float32),
         "faces": head.faces.astype(np.int16),
-        "uvs": head.uvs.astype(np.float32),
+        "uvs": packed(head.uvs, np.float32),
         "faces_uv": head.faces_uv.astype(np.int16),
-        "identity_basis": modes.basis.astype(np.float16),
+        "identity_basis": packed(modes.basis, np.float16),
         "expression_rows": moving.astype(np.int16),
-        "expression_basis": basis[moving].astype(np.float16),
-        "joint_regressor": regressor.astype(np.float32),
-        "skin_weights": weights.astype(np.float32),
-        "jaw_corrective": corrective.astype(np.float16),
+        "expression_basis": packed(basis[moving], np.float16),
+        "joint_regressor": packed(regressor, np.float32),
+        "skin_weights": packed(weights, np.float32),
+        "jaw_corrective": packed(corrective, np.float16),
         "landmarks/face_ids": points.face_ids.astype(np.int16),
         "landmarks/bary": points.bary.astype(np.float32),
         "landmarks/ibug68": np.array(landmarks.IBUG68, dtype=np.int16),

@@ -74,6 +74,8 @@ def build_arch(arch: Arch, front: Floats, lips: float) -> tuple[Floats, Ints, Fl
         place, normal = np.array([x, 0.0, z]), np.array([outward[0], 0.0, outward[1]])
         place[0], normal[0] = place[0] * np.sign(distance), normal[0] * np.sign(distance)
         height, thick = arch.heights[tooth], arch.depths[tooth]
+        if gap:
+            thick = (thick + arch.depths[min(tooth + 1, len(arch.depths) - 1)]) / 2
         edge = arch.edges[tooth] + (1.1 if gap else 0.0)
         neck = arch.edges[tooth] + height - (2.2 if gap else 0.0)
         inset = 0.8 if gap else 0.0
