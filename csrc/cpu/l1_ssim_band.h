@@ -164,6 +164,12 @@ struct L1Ssim {
       }
   }
 
+  // Keeps the last columns of a window for the next step, N rows of the picture; they are in the L1 cache just now.
+  static AVATAR_INLINE void slide(T (&window)[SSIM_WINDOW][SSIM_ROWS], int i) {
+#pragma GCC unroll 16
+    for (int r = 0; r < SSIM_HALO; ++r) store(&window[r][i], load(&window[r + SSIM_STEP][i]));
+  }
+
   // SSIM of the columns centred on the moments' window, and its derivatives by the four moments.
   template <bool GRADIENT>
   static void compare(Task& task, Scratch& s, int held) {
@@ -193,6 +199,7 @@ struct L1Ssim {
           }
         }
       }
+      for (auto& moment : s.moments) slide(moment, i);
     }
     task.dssim += total(dssim);
   }
@@ -200,13 +207,15 @@ struct L1Ssim {
   // Blurs the derivatives along the rows and turns them back into picture order.
   static void blur_maps(Scratch& s, int held) {
     for (int k = 0; k < 3; ++k)
-      for (int i = 0; i < held; i += N)
+      for (int i = 0; i < held; i += N) {
         for (int c = 0; c < SSIM_STEP; c += N) {
           Lanes tile[N];
           blur([&](int r) { return load(&s.maps[k][c + r][i]); }, tile);
           transpose(tile);
           for (int r = 0; r < N; ++r) store(&s.blurred_maps[k][i + r][c], tile[r]);
         }
+        slide(s.maps[k], i);
+      }
   }
 
   // Blurs the derivatives down the columns and writes the gradient of columns [column, column + SSIM_STEP).
@@ -249,13 +258,9 @@ struct L1Ssim {
         compare<true>(task, s, held);
         blur_maps(s, held);
         write_gradient(task, s, column - SSIM_HALO);
-        __builtin_memcpy(s.maps[0][0], s.maps[0][SSIM_STEP], sizeof s.maps[0][0] * SSIM_HALO);
-        __builtin_memcpy(s.maps[1][0], s.maps[1][SSIM_STEP], sizeof s.maps[0][0] * SSIM_HALO);
-        __builtin_memcpy(s.maps[2][0], s.maps[2][SSIM_STEP], sizeof s.maps[0][0] * SSIM_HALO);
       } else {
         compare<false>(task, s, held);
       }
-      for (auto& moment : s.moments) __builtin_memcpy(moment[0], moment[SSIM_STEP], sizeof moment[0] * SSIM_HALO);
     }
   }
 };
