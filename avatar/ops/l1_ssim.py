@@ -32,7 +32,8 @@ def l1_ssim(pred: Tensor, target: Tensor, weight: Tensor | None = None, ssim_wei
     if not 0 <= ssim_weight <= 1:
         raise ValueError(f"l1_ssim: ssim_weight must lie in 0..1, got {ssim_weight}")
     needs_grad = torch.is_grad_enabled() and pred.requires_grad
-    loss: Tensor = ops.l1_ssim(planes, target_planes, weight, ssim_weight, needs_grad)[0]
+    fixed_weight = None if weight is None else weight.detach()
+    loss: Tensor = ops.l1_ssim(planes, target_planes.detach(), fixed_weight, ssim_weight, needs_grad)[0]
     return loss
 
 
@@ -74,7 +75,7 @@ def _planes(owner: str, pred: Tensor, target: Tensor, weight: Tensor | None) -> 
     return pred.permute(0, 3, 1, 2), target.permute(0, 3, 1, 2)
 
 
-@torch.library.register_fake("avatar::l1_ssim")
+@torch.library.register_fake("avatar::l1_ssim")  # type: ignore[untyped-decorator]
 def _fake(
     pred: Tensor, target: Tensor, weight: Tensor | None, ssim_weight: float, needs_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
