@@ -10,7 +10,8 @@
 namespace avatar {
 namespace {
 
-constexpr int64_t ADAM_BLOCK = 1 << 13;  // elements of one piece of work: four arrays of 32 KiB pass through the L2 cache
+constexpr int64_t ADAM_BLOCK = 1 << 15;  // elements of one piece of work: long enough runs for the hardware's prefetch
+constexpr int64_t ADAM_ALONE = 1 << 16;  // fewer elements than this take less time than starting a second thread
 
 template <typename T>
 void step_block(T* param, const T* grad, T* exp_avg, T* exp_avg_sq, int64_t count, const AdamScales<T>& scales) {
@@ -25,6 +26,23 @@ struct Piece {
   size_t tensor;
   int64_t begin, end;
 };
+
+// The values of many tensors in pieces of even size. A few small tensors are not worth waking other threads for.
+template <typename Body>
+void parallel_pieces(const std::vector<Tensor>& tensors, const Body& body) {
+  std::vector<Piece> pieces;
+  int64_t total = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const int64_t size = tensors[i].numel();
+    total += size;
+    for (int64_t begin = 0; begin < size; begin += ADAM_BLOCK)
+      pieces.push_back({i, begin, std::min(size, begin + ADAM_BLOCK)});
+  }
+  if (total < ADAM_ALONE)
+    for (const Piece& piece : pieces) body(piece);
+  else
+    parallel_items(static_cast<int64_t>(pieces.size()), [&](int64_t i) { body(pieces[i]); });
+}
 
 struct Operand {
   void *param, *exp_avg, *exp_avg_sq;
@@ -72,7 +90,6 @@ void adam_cpu(std::vector<Tensor> params,       // n tensors of any shape
     throw std::runtime_error("adam_: every list must have one entry for each of the " + std::to_string(count) +
                              " params");
   std::vector<Operand> operands;
-  std::vector<Piece> pieces;
   operands.reserve(count);
   for (size_t i = 0; i < count; ++i) {
     const ScalarType dtype = params[i].scalar_type();
@@ -90,15 +107,13 @@ void adam_cpu(std::vector<Tensor> params,       // n tensors of any shape
     operands.push_back({params[i].mutable_data_ptr(), exp_avgs[i].mutable_data_ptr(), exp_avg_sqs[i].mutable_data_ptr(),
                         grads[i].const_data_ptr(), params[i].scalar_type(), lrs[i], beta1s[i], beta2s[i], epss[i],
                         *step});
-    for (int64_t begin = 0, size = params[i].numel(); begin < size; begin += ADAM_BLOCK)
-      pieces.push_back({i, begin, std::min(size, begin + ADAM_BLOCK)});
   }
-  parallel_items(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
-    const Operand& operand = operands[pieces[i].tensor];
+  parallel_pieces(params, [&](const Piece& piece) {
+    const Operand& operand = operands[piece.tensor];
     if (operand.dtype == ScalarType::Double)
-      step_piece<double>(operand, pieces[i]);
+      step_piece<double>(operand, piece);
     else
-      step_piece<float>(operand, pieces[i]);
+      step_piece<float>(operand, piece);
   });
 }
 
@@ -112,23 +127,20 @@ bool any_exponent_full(const void* data, int64_t count, Bits exponent) {
 }
 
 bool finite_cpu(std::vector<Tensor> tensors) {  // n tensors of any shape
-  std::vector<Piece> pieces;
   for (size_t i = 0; i < tensors.size(); ++i) {
     const ScalarType dtype = tensors[i].scalar_type();
     if ((dtype != ScalarType::Float && dtype != ScalarType::Double) || !tensors[i].is_contiguous())
       throw std::runtime_error("finite: tensor " + std::to_string(i) +
                                " must be contiguous float32 or float64, got " + shape_text(tensors[i]));
-    for (int64_t begin = 0, size = tensors[i].numel(); begin < size; begin += ADAM_BLOCK)
-      pieces.push_back({i, begin, std::min(size, begin + ADAM_BLOCK)});
   }
   std::atomic<bool> good{true};
-  parallel_items(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
-    const Tensor& tensor = tensors[pieces[i].tensor];
+  parallel_pieces(tensors, [&](const Piece& piece) {
+    const Tensor& tensor = tensors[piece.tensor];
     const char* data = static_cast<const char*>(tensor.const_data_ptr());
-    const int64_t begin = pieces[i].begin, count = pieces[i].end - begin;
+    const int64_t count = piece.end - piece.begin;
     const bool bad = tensor.scalar_type() == ScalarType::Double
-                         ? any_exponent_full<uint64_t>(data + 8 * begin, count, 0x7ff0000000000000u)
-                         : any_exponent_full<uint32_t>(data + 4 * begin, count, 0x7f800000u);
+                         ? any_exponent_full<uint64_t>(data + 8 * piece.begin, count, 0x7ff0000000000000u)
+                         : any_exponent_full<uint32_t>(data + 4 * piece.begin, count, 0x7f800000u);
     if (bad) good.store(false, std::memory_order_relaxed);
   });
   return good;

@@ -8,13 +8,13 @@ namespace avatar {
 constexpr int SSIM_RADIUS = 5;  // an 11 x 11 window
 constexpr int SSIM_HALO = 2 * SSIM_RADIUS;
 constexpr double SSIM_C1 = 0.01 * 0.01, SSIM_C2 = 0.03 * 0.03;  // Wang et al. 2004 for values in 0..1
-constexpr double SSIM_TAPS[SSIM_RADIUS + 1] = {  // Gaussian of sigma 1.5 over 11 taps, sum one; the first half, it is symmetric
+constexpr double SSIM_TAPS[SSIM_RADIUS + 1] = {  // Gaussian of sigma 1.5, 11 taps of sum one; the first half
     0.00102838008447911, 0.007598758135239185, 0.03600077212843083,
     0.10936068950970002, 0.2130055377112537,   0.26601172486179436};
 
-constexpr int SSIM_STEP = 16;                       // columns a band advances at once: one AVX-512 register of floats
-constexpr int SSIM_ROWS = 96;                       // rows held by a task, halo included; its windows stay in the L2 cache
-constexpr int SSIM_BAND = SSIM_ROWS - SSIM_HALO;    // rows whose gradient a task owns
+constexpr int SSIM_STEP = 16;                     // columns a band advances at once: an AVX-512 register of floats
+constexpr int SSIM_ROWS = 96;                     // rows of a task, halo included; the fastest of 48, 64, 96 and 128
+constexpr int SSIM_BAND = SSIM_ROWS - SSIM_HALO;  // rows whose gradient a task owns
 constexpr int SSIM_WINDOW = SSIM_STEP + SSIM_HALO;  // columns that the output of one step depends on
 
 // One channel of one picture in any memory layout.
