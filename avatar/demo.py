@@ -106,7 +106,16 @@ class Puppet:
         self.topology = build_topology(rest, head.faces)
         weights = torch.ones(len(head.faces))
         fine = torch.zeros(len(rest), dtype=torch.bool)
-        for name in ("lips", "eyelid_left", "eyelid_right", "teeth_upper", "teeth_lower", "eye_left", "eye_right", "lashes"):
+        for name in (
+            "lips",
+            "eyelid_left",
+            "eyelid_right",
+            "teeth_upper",
+            "teeth_lower",
+            "eye_left",
+            "eye_right",
+            "lashes",
+        ):
             for ids in (head.regions.get(name), head.parts.get(name)):
                 if ids is not None:
                     fine[ids] = True

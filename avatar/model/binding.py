@@ -90,7 +90,9 @@ def bind_to_surface(
     area = 0.5 * torch.linalg.cross(a, b).norm(dim=-1)
     on_face = torch.bincount(face_ids.long(), minlength=len(topology.faces))[face_ids.long()]
     radius = (area / on_face).sqrt().clamp_min(1e-6) * 0.75
-    along = torch.linalg.cross(normal, torch.where(normal[:, 1:2].abs() < 0.9, normal.new_tensor([0.0, 1, 0]), normal.new_tensor([1.0, 0, 0])))
+    along = torch.linalg.cross(
+        normal, torch.where(normal[:, 1:2].abs() < 0.9, normal.new_tensor([0.0, 1, 0]), normal.new_tensor([1.0, 0, 0]))
+    )
     along = torch.nn.functional.normalize(along, dim=-1)
     frame = torch.stack([along, torch.linalg.cross(normal, along), normal], -1)
     scales = torch.stack([radius, radius, radius * thickness], -1)

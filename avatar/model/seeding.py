@@ -22,7 +22,9 @@ def seed(
     """
     check_shapes("seed", verts=(verts, "V 3"), faces=(faces, "F 3"), weights=(weights, "F"))
     if len(faces) == 0 or count < 1:
-        raise ValueError(f"seed: needs a mesh with faces and count of at least 1, got {len(faces)} faces, count {count}")
+        raise ValueError(
+            f"seed: needs a mesh with faces and count of at least 1, got {len(faces)} faces, count {count}"
+        )
     e1, e2 = face_edges(verts.double(), faces)
     share = torch.linalg.cross(e1, e2).norm(dim=-1)
     if weights is not None:

@@ -55,7 +55,9 @@ def test_the_frame_per_face_tears_where_the_smooth_one_does_not():
             )  # fmt: skip
             normal = (on_edge[..., None] * topology.normals[faces[face]]).sum(1)
             lifted = points + 0.005 * torch.nn.functional.normalize(normal, dim=-1)
-            local = (frames[0, face].transpose(1, 2) @ (lifted - centres[0, face])[..., None])[..., 0] / sizes[0, face, None]
+            local = (frames[0, face].transpose(1, 2) @ (lifted - centres[0, face])[..., None])[..., 0] / sizes[
+                0, face, None
+            ]
             binding = binding_on(
                 side, on_edge, height=torch.full((len(side),), 0.005 if mode == "smooth" else 0.0, dtype=torch.float64),
                 offset=torch.zeros_like(local) if mode == "smooth" else local, mode=mode,
@@ -122,7 +124,9 @@ class TestWalk:
     def test_on_a_flat_mesh_the_place_is_exact_over_many_faces(self):
         xs = torch.arange(6, dtype=torch.float64)
         verts = torch.stack([xs.repeat(6), xs.repeat_interleave(6), torch.zeros(36)], -1)
-        quad = torch.tensor([[r * 6 + c, r * 6 + c + 1, r * 6 + c + 7, r * 6 + c + 6] for r in range(5) for c in range(5)])
+        quad = torch.tensor(
+            [[r * 6 + c, r * 6 + c + 1, r * 6 + c + 7, r * 6 + c + 6] for r in range(5) for c in range(5)]
+        )
         faces = torch.cat([quad[:, [0, 1, 2]], quad[:, [0, 2, 3]]])
         topology = build_topology(verts, faces)
         g = torch.Generator().manual_seed(0)
@@ -165,7 +169,9 @@ class TestSeeding:
         verts[:, 0] *= 3
         face_ids, bary = seed(verts, faces, 5000)
         count = torch.bincount(face_ids.long(), minlength=len(faces))
-        area = torch.linalg.cross(verts[faces[:, 1]] - verts[faces[:, 0]], verts[faces[:, 2]] - verts[faces[:, 0]]).norm(dim=-1)
+        area = torch.linalg.cross(
+            verts[faces[:, 1]] - verts[faces[:, 0]], verts[faces[:, 2]] - verts[faces[:, 0]]
+        ).norm(dim=-1)
         assert len(face_ids) == 5000 and count.min() >= 1
         assert (count - area / area.sum() * 5000).abs().max() <= 1.01
         assert (bary >= 0).all() and torch.allclose(bary.sum(1), torch.ones(5000, dtype=torch.float64))
