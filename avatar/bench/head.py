@@ -152,7 +152,8 @@ def rodrigues(axis_angle: Tensor) -> Tensor:
     x, y, z = (axis_angle / angle).unbind(-1)
     zero = torch.zeros_like(x)
     k = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*axis_angle.shape[:-1], 3, 3)
-    return torch.eye(3) + angle.sin()[..., None] * k + (1 - angle.cos())[..., None] * (k @ k)
+    rotation: Tensor = torch.eye(3) + angle.sin()[..., None] * k + (1 - angle.cos())[..., None] * (k @ k)
+    return rotation
 
 
 def random_pose(head: HeadModel, frames: int, seed: int, grad: bool = False) -> HeadPose:

@@ -50,7 +50,7 @@ def loss_step(loss: Callable[[Tensor, Tensor], Tensor], pred: Tensor, target: Te
     """Forward and backward; returns the loss and leaves the gradient in pred. pred, target [1, 3, H, W]"""
     pred.grad = None
     value = loss(pred.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1))
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     return value.detach()
 
 

@@ -81,23 +81,23 @@ def bind(
     return means, world, scales
 
 
-@torch.library.register_fake("avatar::vertex_frames")
+@torch.library.register_fake("avatar::vertex_frames")  # type: ignore[untyped-decorator]
 def _(verts: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return verts.new_empty((*verts.shape, 3)), verts.new_empty(verts.shape[:2])
 
 
-@torch.library.register_fake("avatar::vertex_frames_backward")
+@torch.library.register_fake("avatar::vertex_frames_backward")  # type: ignore[untyped-decorator]
 def _(verts: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(verts)
 
 
-@torch.library.register_fake("avatar::bind")
+@torch.library.register_fake("avatar::bind")  # type: ignore[untyped-decorator]
 def _(verts: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     shape = (verts.shape[0], others[6].shape[0])
     return verts.new_empty((*shape, 3)), verts.new_empty((*shape, 4)), verts.new_empty((*shape, 3))
 
 
-@torch.library.register_fake("avatar::bind_backward")
+@torch.library.register_fake("avatar::bind_backward")  # type: ignore[untyped-decorator]
 def _(verts: Tensor, rotations: Tensor, stretch: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(t) for t in (verts, rotations, stretch, *others[5:10]))
 

@@ -158,7 +158,7 @@ def blend_boxes(
 # ---------------------------------------------------------------- shapes for tracing
 
 
-@torch.library.register_fake("avatar::project")
+@torch.library.register_fake("avatar::project")  # type: ignore[untyped-decorator]
 def _(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, viewmats: Tensor, Ks: Tensor, *_: Any
 ) -> tuple[Tensor, ...]:
@@ -166,12 +166,12 @@ def _(
     return tuple(means.new_empty(shape) for shape in ((C, N, 2), (C, N, 3), (C, N), (C, N, 2), (C, N)))
 
 
-@torch.library.register_fake("avatar::project_backward")
+@torch.library.register_fake("avatar::project_backward")  # type: ignore[untyped-decorator]
 def _(means: Tensor, quats: Tensor, scales: Tensor, viewmats: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(t) for t in (means, quats, scales, viewmats))
 
 
-@torch.library.register_fake("avatar::bin")
+@torch.library.register_fake("avatar::bin")  # type: ignore[untyped-decorator]
 def _(
     means2d: Tensor, conics: Tensor, opacities: Tensor, depths: Tensor, radii: Tensor, width: int, height: int
 ) -> tuple[Tensor, ...]:
@@ -186,7 +186,7 @@ def _(
     return ids(R), means2d.new_empty((R, 8)), ids(C + 1), ids(R + 1), ids(C * tiles + 1), ids(P, 2)
 
 
-@torch.library.register_fake("avatar::blend")
+@torch.library.register_fake("avatar::blend")  # type: ignore[untyped-decorator]
 def _(
     means2d: Tensor,
     conics: Tensor,
@@ -211,7 +211,7 @@ def _(
     )
 
 
-@torch.library.register_fake("avatar::blend_backward")
+@torch.library.register_fake("avatar::blend_backward")  # type: ignore[untyped-decorator]
 def _(
     records: Tensor,
     order: Tensor,
@@ -228,7 +228,7 @@ def _(
     return tuple(image.new_empty(shape) for shape in ((C, N, 2), (C, N, 3), (C, N), (C, N, D)))
 
 
-@torch.library.register_fake("avatar::blend_boxes")
+@torch.library.register_fake("avatar::blend_boxes")  # type: ignore[untyped-decorator]
 def _(
     means2d: Tensor,
     conics: Tensor,
@@ -251,7 +251,7 @@ def _(
     )
 
 
-@torch.library.register_fake("avatar::blend_boxes_backward")
+@torch.library.register_fake("avatar::blend_boxes_backward")  # type: ignore[untyped-decorator]
 def _(means2d: Tensor, conics: Tensor, opacities: Tensor, colors: Tensor, *_: Any) -> tuple[Tensor, ...]:
     C, N, D = means2d.shape[0], means2d.shape[1], colors.shape[2]
     return tuple(means2d.new_empty(shape) for shape in ((C, N, 2), (C, N, 3), (C, N), (C, N, D)))
@@ -333,7 +333,7 @@ def _blend_backward(ctx: Any, v_image: Any, v_alpha: Any, *_: Any) -> Any:
 
 
 def _boxes_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    image, alpha, visits, last = output
+    _, alpha, visits, last = output
     ctx.save_for_backward(*inputs[:7], alpha, visits, last)
     ctx.mark_non_differentiable(visits, last)
     ctx.set_materialize_grads(False)

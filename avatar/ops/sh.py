@@ -27,12 +27,12 @@ def sh_colors(sh: Tensor, means: Tensor, positions: Tensor) -> Tensor:
     return colors
 
 
-@torch.library.register_fake("avatar::sh_colors")
+@torch.library.register_fake("avatar::sh_colors")  # type: ignore[untyped-decorator]
 def _(sh: Tensor, means: Tensor, positions: Tensor) -> Tensor:
     return sh.new_empty((positions.shape[0], sh.shape[1], 3))
 
 
-@torch.library.register_fake("avatar::sh_colors_backward")
+@torch.library.register_fake("avatar::sh_colors_backward")  # type: ignore[untyped-decorator]
 def _(
     sh: Tensor, means: Tensor, positions: Tensor, colors: Tensor, v_colors: Tensor, with_means: bool
 ) -> tuple[Tensor, Tensor]:

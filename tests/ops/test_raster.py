@@ -122,7 +122,7 @@ class TestProject:
     def test_a_zero_quaternion_is_named(self, isa):
         gaussians, _, viewmats, Ks = head_scene(40, 32)
         gaussians[1][0, 11] = 0
-        with pytest.raises(RuntimeError, match="Gaussian 11 .* zero quaternion"):
+        with pytest.raises(RuntimeError, match=r"Gaussian 11 .* zero quaternion"):
             project(*gaussians, viewmats, Ks, 32, 32)
 
     def test_wrong_shapes_and_cameras_are_named(self):
@@ -363,7 +363,7 @@ class TestBlend:
 class TestRegistration:
     def test_opcheck(self):
         gaussians, colors, viewmats, Ks = head_scene(30, 24)
-        arguments = tuple(t.clone().requires_grad_() for t in (*gaussians[:3],)) + (gaussians[3], viewmats, Ks)
+        arguments = (*(t.clone().requires_grad_() for t in gaussians[:3]), gaussians[3], viewmats, Ks)
         torch.library.opcheck(ops.project.default, (*arguments, 24, 24, 0.01, 1e10, 0.3))
         splats = project(*gaussians, viewmats, Ks, 24, 24)
         bins = bin_splats(splats, gaussians[3], 24, 24)

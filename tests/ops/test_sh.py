@@ -60,7 +60,7 @@ def test_dark_is_black_not_negative():
 
 @pytest.mark.parametrize("count", [1, 4, 9, 16])
 def test_rotated_coefficients_look_the_same_from_rotated_directions(count):
-    sh, means, positions = scene(count, n=30)
+    sh, _, _ = scene(count, n=30)
     g = torch.Generator().manual_seed(1)
     rotation = torch.linalg.qr(torch.randn(30, 3, 3, generator=g, dtype=torch.float64)).Q
     rotation = rotation * torch.linalg.det(rotation)[:, None, None]
