@@ -99,7 +99,7 @@ def talking(head: HeadModel, seconds: float, fps: float) -> HeadPose:
 class Puppet:
     """A head made of Gaussians that ride on the posed mesh and are lit like it: the renderer and binding at work."""
 
-    def __init__(self, head: HeadModel, identity: Tensor, count: int = 60_000) -> None:
+    def __init__(self, head: HeadModel, identity: Tensor, count: int = 80_000) -> None:
         self.head = head
         self.folded = fold(prepare(head), identity)
         rest = self.folded.pose(HeadPose.rest(len(head.expression_names))).verts[0]
@@ -124,6 +124,8 @@ class Puppet:
         face_ids, bary = seed(rest, head.faces, count, weights, generator)
         self.binding = bind_to_surface(face_ids, bary, rest, self.topology)
         self.corners = head.faces[face_ids.long()]
+        hairs = torch.isin(self.corners, head.parts.get("lashes", torch.zeros(0, dtype=torch.int64))).all(1)
+        self.opacities = torch.where(hairs, 0.25, 0.97)  # a lash is far thinner than a splat
         self.colors = (bary[..., None] * head_colors(head)[self.corners]).sum(1)
 
     def gaussians(self, pose: HeadPose, camera: Camera) -> Gaussians:
@@ -134,8 +136,7 @@ class Puppet:
         normals = torch.nn.functional.normalize((self.binding.bary[..., None] * normals).sum(1), dim=-1)
         lit = light_surface(normals, bound.means[0], srgb_to_linear(self.colors), camera)
         sh = (linear_to_srgb(lit) - 0.5) / SH_C0
-        opacities = torch.full((1, len(self.colors)), 0.97)
-        return Gaussians(bound.means, bound.quats, bound.scales, opacities, sh[None, :, None])
+        return Gaussians(bound.means, bound.quats, bound.scales, self.opacities[None], sh[None, :, None])
 
     def draw(self, pose: HeadPose, camera: Camera) -> Tensor:
         """One picture. [H, W, 3], 0..1"""

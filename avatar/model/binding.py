@@ -89,7 +89,7 @@ def bind_to_surface(
     a, b = verts[corners[:, 1]] - verts[corners[:, 0]], verts[corners[:, 2]] - verts[corners[:, 0]]
     area = 0.5 * torch.linalg.cross(a, b).norm(dim=-1)
     on_face = torch.bincount(face_ids.long(), minlength=len(topology.faces))[face_ids.long()]
-    radius = (area / on_face).sqrt().clamp_min(1e-6) * 0.75
+    radius = (area / on_face).sqrt().clamp_min(1e-6) * 0.78
     along = torch.linalg.cross(
         normal, torch.where(normal[:, 1:2].abs() < 0.9, normal.new_tensor([0.0, 1, 0]), normal.new_tensor([1.0, 0, 0]))
     )
