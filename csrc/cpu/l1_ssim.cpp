@@ -13,6 +13,8 @@
 namespace avatar {
 namespace {
 
+constexpr int64_t SSIM_ALONE = 1 << 15;  // fewer values than this take less time than a busy machine's second thread
+
 // 16-byte registers are in every 64-bit processor's base set.
 template <typename T>
 void run_band(SsimBand<T>& band, SsimScratch<T>& scratch) {
@@ -62,10 +64,15 @@ std::tuple<Tensor, Tensor, Tensor> l1_ssim_typed(const Tensor& pred, const Tenso
         task.v_pred = needs_grad ? v_data + (c * channels + d) * height * width : nullptr;
         tasks.push_back(task);
       }
-  parallel_items(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+  const auto work = [&](int64_t i) {
     const auto scratch = std::make_unique_for_overwrite<SsimScratch<T>>();
     run_band(tasks[i], *scratch);
-  });
+  };
+  const auto count_all = static_cast<int64_t>(tasks.size());
+  if (images * values < SSIM_ALONE)
+    for (int64_t i = 0; i < count_all; ++i) work(i);
+  else
+    parallel_items(count_all, work);
 
   Tensor loss = empty<T>(pred, {}), terms = empty<T>(pred, {images, 2});
   T* term = terms.template mutable_data_ptr<T>();
