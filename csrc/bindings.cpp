@@ -30,10 +30,10 @@ STABLE_TORCH_LIBRARY(avatar, m) {
   m.def(
       "blend_boxes(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor depths, Tensor radii, "
       "Tensor? background, int width, int height, float sigmas) -> (Tensor image, Tensor alpha, Tensor visits, "
-      "Tensor last)");
+      "Tensor starts)");
   m.def(
       "blend_boxes_backward(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor depths, "
-      "Tensor radii, Tensor? background, Tensor alpha, Tensor visits, Tensor last, Tensor? v_image, Tensor? v_alpha) "
+      "Tensor radii, Tensor? background, Tensor alpha, Tensor visits, Tensor starts, Tensor? v_image, Tensor? v_alpha) "
       "-> (Tensor v_means2d, Tensor v_conics, Tensor v_opacities, Tensor v_colors)");
 
   // ---- bind

@@ -246,8 +246,8 @@ def _(
     return (
         means2d.new_empty((C, D, height, width)),
         means2d.new_empty((C, height, width)),
-        means2d.new_empty((visits, 2), dtype=torch.int32),
-        means2d.new_empty((C, height, width), dtype=torch.int32),
+        means2d.new_empty((visits,), dtype=torch.int32),
+        means2d.new_empty((C * height * width + 1,), dtype=torch.int32),
     )
 
 
@@ -333,9 +333,9 @@ def _blend_backward(ctx: Any, v_image: Any, v_alpha: Any, *_: Any) -> Any:
 
 
 def _boxes_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, alpha, visits, last = output
-    ctx.save_for_backward(*inputs[:7], alpha, visits, last)
-    ctx.mark_non_differentiable(visits, last)
+    _, alpha, visits, starts = output
+    ctx.save_for_backward(*inputs[:7], alpha, visits, starts)
+    ctx.mark_non_differentiable(visits, starts)
     ctx.set_materialize_grads(False)
 
 

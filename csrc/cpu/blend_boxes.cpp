@@ -3,7 +3,6 @@
 // float64 path of the renderer, the brute-force answer of the tests, and the bar the benchmarks measure against.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <vector>
 
 #include "config.h"
@@ -11,11 +10,6 @@
 
 namespace avatar {
 namespace {
-
-struct Visit {
-  int32_t splat;
-  int32_t previous;  // index of the visit before this one at the same pixel, -1 at the front
-};
 
 template <typename S>
 struct Picture {
@@ -33,8 +27,10 @@ S alpha_at(const Picture<S>& p, int64_t i, S dx, S dy, S* falloff) {
   return alpha * S(255) < S(1) ? S(0) : alpha;
 }
 
+using Lists = std::vector<std::vector<int32_t>>;  // splats drawn at each pixel, front to back
+
 template <typename S>
-void forward(const Picture<S>& p, double sigmas, S* image, S* alpha, std::vector<Visit>& visits, int32_t* last) {
+void forward(const Picture<S>& p, double sigmas, S* image, S* alpha, Lists& lists) {
   const int64_t plane = p.width * p.height;
   std::vector<int32_t> order;
   for (int64_t i = 0; i < p.N; ++i)
@@ -42,7 +38,6 @@ void forward(const Picture<S>& p, double sigmas, S* image, S* alpha, std::vector
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return p.depths[a] < p.depths[b]; });
   std::vector<S> left(plane, S(1));
   std::vector<char> done(plane, 0);
-  std::fill(last, last + plane, -1);
   std::fill(image, image + p.D * plane, S(0));
   for (int32_t i : order) {
     const S* k = p.conics + 3 * i;
@@ -69,8 +64,7 @@ void forward(const Picture<S>& p, double sigmas, S* image, S* alpha, std::vector
         const S weight = a * left[pixel];
         for (int64_t d = 0; d < p.D; ++d) image[d * plane + pixel] += weight * p.colors[i * p.D + d];
         left[pixel] = after;
-        visits.push_back({i, last[pixel]});
-        last[pixel] = static_cast<int32_t>(visits.size() - 1);
+        lists[pixel].push_back(i);
       }
   }
   for (int64_t pixel = 0; pixel < plane; ++pixel) {
@@ -82,7 +76,7 @@ void forward(const Picture<S>& p, double sigmas, S* image, S* alpha, std::vector
 
 // Back to front over each pixel's list.
 template <typename S>
-void backward(const Picture<S>& p, const S* alpha, const Visit* visits, const int32_t* last, const S* v_image,
+void backward(const Picture<S>& p, const S* alpha, const int32_t* visits, const int32_t* starts, const S* v_image,
               const S* v_alpha, S* v_means2d, S* v_conics, S* v_opacities, S* v_colors) {
   const int64_t plane = p.width * p.height;
   std::vector<S> v(p.D);
@@ -96,8 +90,8 @@ void backward(const Picture<S>& p, const S* alpha, const Visit* visits, const in
         if (p.background) behind += final * p.background[d] * v[d];
       }
       if (v_alpha) behind -= final * v_alpha[pixel];
-      for (int32_t at = last[pixel]; at >= 0; at = visits[at].previous) {
-        const int64_t i = visits[at].splat;
+      for (int32_t at = starts[pixel]; at < starts[pixel + 1]; ++at) {
+        const int64_t i = visits[at];
         const S dx = column + S(0.5) - p.means2d[2 * i], dy = row + S(0.5) - p.means2d[2 * i + 1];
         S falloff;
         const S a = alpha_at(p, i, dx, dy, &falloff);
@@ -147,16 +141,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> blend_boxes_cpu(Tensor means2d,    //
   const auto run = [&]<typename S>(S) {
     const int64_t C = means2d.size(0), D = colors.size(2), plane = width * height;
     Tensor image = empty<S>(means2d, {C, D, height, width}), alpha = empty<S>(means2d, {C, height, width});
-    Tensor last = empty<int32_t>(means2d, {C, height, width});
-    auto* visits = new std::vector<Visit>();
-    for (int64_t c = 0; c < C; ++c)
+    Tensor starts = empty<int32_t>(means2d, {C * plane + 1});
+    Lists lists(C * plane);
+    for (int64_t c = 0; c < C; ++c) {
+      Lists one(plane);
       forward(picture<S>(c, means2d, conics, opacities, colors, depths, radii, background, width, height), sigmas,
               image.template mutable_data_ptr<S>() + c * D * plane, alpha.template mutable_data_ptr<S>() + c * plane,
-              *visits, last.mutable_data_ptr<int32_t>() + c * plane);
-    const std::vector<int64_t> sizes = {static_cast<int64_t>(visits->size()), 2}, strides = {2, 1};
-    Tensor list = torch::stable::from_blob(visits->data(), sizes, strides, means2d.device(), ScalarType::Int,
-                                           [visits](void*) { delete visits; });
-    return std::make_tuple(image, alpha, list, last);
+              one);
+      std::move(one.begin(), one.end(), lists.begin() + c * plane);
+    }
+    int32_t* start = starts.mutable_data_ptr<int32_t>();
+    start[0] = 0;
+    for (int64_t i = 0; i < C * plane; ++i) start[i + 1] = start[i] + static_cast<int32_t>(lists[i].size());
+    Tensor visits = empty<int32_t>(means2d, {start[C * plane]});
+    int32_t* visit = visits.mutable_data_ptr<int32_t>();
+    for (int64_t i = 0; i < C * plane; ++i) std::copy(lists[i].rbegin(), lists[i].rend(), visit + start[i]);
+    return std::make_tuple(image, alpha, visits, starts);
   };
   return means2d.scalar_type() == ScalarType::Double ? run(double()) : run(float());
 }
@@ -165,8 +165,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> blend_boxes_backward_cpu(
     Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor depths, Tensor radii,
     std::optional<Tensor> background,
     Tensor alpha,                   // [C, H, W]
-    Tensor visits,                  // [P, 2]
-    Tensor last,                    // [C, H, W]
+    Tensor visits,                  // [P], back to front at each pixel
+    Tensor starts,                  // [C H W + 1]
     std::optional<Tensor> v_image,  // [C, D, H, W]
     std::optional<Tensor> v_alpha   // [C, H, W]
 ) {
@@ -177,8 +177,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> blend_boxes_backward_cpu(
     Tensor v_opacities = zeros<S>(means2d, {C, N}), v_colors = zeros<S>(means2d, {C, N, D});
     for (int64_t c = 0; c < C; ++c)
       backward(picture<S>(c, means2d, conics, opacities, colors, depths, radii, background, width, height),
-               alpha.const_data_ptr<S>() + c * plane, reinterpret_cast<const Visit*>(visits.const_data_ptr<int32_t>()),
-               last.const_data_ptr<int32_t>() + c * plane,
+               alpha.const_data_ptr<S>() + c * plane, visits.const_data_ptr<int32_t>(),
+               starts.const_data_ptr<int32_t>() + c * plane,
                v_image ? v_image->const_data_ptr<S>() + c * D * plane : nullptr,
                v_alpha ? v_alpha->const_data_ptr<S>() + c * plane : nullptr,
                v_means2d.template mutable_data_ptr<S>() + c * N * 2,
