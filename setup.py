@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,6 +36,7 @@ ISA_FLAGS = {  # kernels for wide instructions live in files of their own; the c
                "-mprefer-vector-width=512"],
     "avx2": ["-mavx2", "-mfma"],
 }  # fmt: skip
+OBJECTS = f"build/objects-torch{version('torch')}"  # kept between builds of every kind, so that only changes compile
 KERNEL_REPORT = re.compile(  # what ptxas -v says of a kernel: name, bytes spilled out and back, registers
     r"Compiling entry function '(\w+)'(?:(?!Compiling).)*?(\d+) bytes spill stores, (\d+) bytes spill loads"
     r"(?:(?!Compiling).)*?Used (\d+) registers",
@@ -167,5 +169,5 @@ setup(
     package_data={"avatar.head": ["assets/*"], "avatar": ["py.typed"], "avatar.viewer": ["assets/*"]},
     ext_modules=[cpu_extension()],
     cmdclass={"build_ext": BuildOperators, "check_cuda": CheckCuda},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}, "build_ext": {"build_temp": OBJECTS}},
 )
