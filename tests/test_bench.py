@@ -250,7 +250,7 @@ def test_the_table_has_a_row_per_workload(writer: SimpleNamespace):
         ]
     )
     assert writer.table(rows).splitlines()[2:] == [
-        "| pose the open head | forward 0.412 ms | **23.4x** plain torch |",
+        "| pose the open head, one thread | forward 0.412 ms | **23.4x** plain torch |",
         "| `new.thing` | peak_mb 12,346 MB |  |",
     ]
 

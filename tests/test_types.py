@@ -60,7 +60,7 @@ class TestShapes:
 
 class TestFloats:
     def test_whole_numbers_are_refused_by_name(self):
-        with pytest.raises(TypeError, match="f: b must be a floating tensor, got torch.int64"):
+        with pytest.raises(TypeError, match=r"f: b must be a floating tensor, got torch\.int64"):
             check_float("f", a=torch.zeros(1), b=torch.zeros(1, dtype=torch.int64))
 
     def test_two_kinds_of_floats_are_refused_by_name(self):
@@ -122,11 +122,28 @@ class TestHeadPose:
 
 class TestOthers:
     def test_records_print_shapes_not_values(self):
-        text = repr(Gaussians(torch.zeros(1, 9, 3), torch.zeros(1, 9, 4), torch.zeros(1, 9, 3), torch.zeros(1, 9), torch.zeros(1, 9, 1, 3)))
-        assert text == "Gaussians(means=[1, 9, 3], quats=[1, 9, 4], scales=[1, 9, 3], opacities=[1, 9], sh=[1, 9, 1, 3])"
+        text = repr(
+            Gaussians(
+                torch.zeros(1, 9, 3),
+                torch.zeros(1, 9, 4),
+                torch.zeros(1, 9, 3),
+                torch.zeros(1, 9),
+                torch.zeros(1, 9, 1, 3),
+            )
+        )
+        assert (
+            text == "Gaussians(means=[1, 9, 3], quats=[1, 9, 4], scales=[1, 9, 3], opacities=[1, 9], sh=[1, 9, 1, 3])"
+        )
 
     def test_moving_a_record_moves_its_floats_and_those_inside(self):
-        frame = Frame(torch.zeros(4, 5, 3), cameras(1), 0, 0.0, regions=torch.zeros(4, 5, dtype=torch.uint8), pose=HeadPose.rest(3))
+        frame = Frame(
+            torch.zeros(4, 5, 3),
+            cameras(1),
+            0,
+            0.0,
+            regions=torch.zeros(4, 5, dtype=torch.uint8),
+            pose=HeadPose.rest(3),
+        )
         moved = frame.to(torch.float64)
         assert moved.image.dtype == moved.camera.viewmats.dtype == moved.pose.expr.dtype == torch.float64
         assert moved.regions.dtype == torch.uint8 and frame.image.dtype == torch.float32
@@ -143,7 +160,9 @@ class TestOthers:
         assert MeshState(torch.zeros(2, 7, 3)).transforms is None
         with pytest.raises(ValueError, match=r"transforms must be \[B, J, 3, 4\]"):
             MeshState(torch.zeros(2, 7, 3), torch.zeros(1, 5, 3, 4))
-        with pytest.raises(ValueError, match=r"samples must be \[T\], got \[2, 9\]|samples must be \[T\].*got \[2, 9\]"):
+        with pytest.raises(
+            ValueError, match=r"samples must be \[T\], got \[2, 9\]|samples must be \[T\].*got \[2, 9\]"
+        ):
             AudioClip(torch.zeros(2, 9), 16_000)
         with pytest.raises(ValueError, match=r"values must be \[T, F\]"):
             AudioFeatures(torch.zeros(9), 100.0)

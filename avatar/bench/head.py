@@ -157,6 +157,7 @@ def rodrigues(axis_angle: Tensor) -> Tensor:
 
 
 def random_pose(head: HeadModel, frames: int, seed: int, grad: bool = False) -> HeadPose:
+    """Poses as lively as a talking person's, the same for the same seed."""
     rng = torch.Generator().manual_seed(seed)
     rest = HeadPose.rest(len(head.expression_names), frames)
     parts = {f.name: torch.randn(getattr(rest, f.name).shape, generator=rng) * SPREAD[f.name] for f in fields(rest)}
@@ -171,6 +172,7 @@ def same_result(ours: Tensor, theirs: Tensor) -> None:
 
 
 def thread_ms(body: Callable[..., None], *arguments: object) -> float:
+    """Processor time of this thread in one call, milliseconds."""
     start = time.thread_time()
     body(*arguments)
     return (time.thread_time() - start) * 1e3

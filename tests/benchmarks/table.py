@@ -22,10 +22,23 @@ WORKLOADS = {
     "raster.head_50k_512": "draw 50,000 Gaussians at 512 x 512, with gradients",
     "loss.l1_ssim_256": "L1 + SSIM loss at 256 x 256, with gradient",
     "loss.l1_ssim_512": "L1 + SSIM loss at 512 x 512, with gradient",
-    "head.open_head": "pose the open head",
+    "loss.l1_ssim_1024": "L1 + SSIM loss at 1024 x 1024, with gradient",
+    "loss.adam_15k": "Adam step over 15,000 Gaussians of 76 numbers",
+    "loss.adam_overhead": "Adam step over ten tiny tensors",
+    "head.open_head": "pose the open head, one thread",
+    "head.flame": "pose a head of FLAME's size, one thread",
+    "bind.5k": "bind 5,000 Gaussians to the open head, with gradients, one thread",
+    "bind.15k": "bind 15,000 Gaussians, with gradients, one thread",
+    "bind.50k": "bind 50,000 Gaussians, with gradients, one thread",
     "mesh.10k_512": "draw a mesh of 10,000 faces at 512 x 512",
-    "train.adam_15k": "Adam step over 15,000 Gaussians",
-    "train.adam_50k": "Adam step over 50,000 Gaussians",
+    "mesh.10k_512.one_sample": "the same with one sample a pixel",
+    "mesh.10k_512.one_thread": "the same on one thread",
+    **{
+        f"mesh.{faces}k_{size}": f"draw a mesh of {faces},000 faces at {size} x {size}"
+        for faces in (2, 10, 50)
+        for size in (256, 512, 1024)
+        if (faces, size) != (10, 512)
+    },
 }
 QUANTITIES = {
     "ms": "",
@@ -33,6 +46,15 @@ QUANTITIES = {
     "bwd_ms": "backward ",
     "fwd_bwd_ms": "forward + backward ",
     "batch2_ms": "in pairs ",
+    "thread_ms": "one thread ",
+    "one_thread_ms": "one thread ",
+    "uint8_ms": "8-bit target ",
+    "torch_fwd_bwd_ms": "(plain torch) ",
+    "identity_fwd_bwd_ms": "with identity ",
+    "fwd_ms_batch16": "per frame of 16: forward ",
+    "fwd_bwd_ms_batch16": "forward + backward ",
+    "torch_fwd_bwd_ms_batch16": "(plain torch) ",
+    "identity_fwd_bwd_ms_batch16": "with identity ",
     "scalar_ms": "scalar ",
     "avx2_ms": "AVX2 ",
     "avx512_ms": "AVX-512 ",
@@ -41,6 +63,9 @@ PEERS = {
     "x_scalar": "scalar C++, no tiles",
     "x_torch": "plain torch",
     "x_naive": "naive C++",
+    "x_scalar_thread": "the same, one thread each",
+    "x_torch_fused": "torch's fused step",
+    "x_torch_batch16": "plain torch, 16 frames",
     "x_gsplat": "gsplat",
 }
 
