@@ -1,6 +1,7 @@
 """Writes the README's speed table from measured numbers: python tests/benchmarks/table.py (after avatar bench --json).
 
-One row per workload; its keys in the JSON differ only after the last dot ("ms", "fwd_ms", "x_torch").
+One row per workload; its keys in the JSON differ only after the last dot ("ms", "fwd_ms", "x_torch"). The README shows
+the workloads and quantities named here; the JSON has the rest.
 """
 
 from __future__ import annotations
@@ -22,17 +23,20 @@ WORKLOADS = {
     "raster.head_50k_512": "draw 50,000 Gaussians at 512 x 512, with gradients",
     "loss.l1_ssim_256": "L1 + SSIM loss at 256 x 256, with gradient",
     "loss.l1_ssim_512": "L1 + SSIM loss at 512 x 512, with gradient",
+    "loss.l1_ssim_1024": "L1 + SSIM loss at 1024 x 1024, with gradient",
+    "loss.adam_15k": "Adam step over 15,000 Gaussians",
+    "bind.15k": "bind 15,000 Gaussians to a head, with gradients",
+    "bind.50k": "bind 50,000 Gaussians to a head, with gradients",
     "head.open_head": "pose the open head",
+    "head.flame": "pose a FLAME-sized head",
     "mesh.10k_512": "draw a mesh of 10,000 faces at 512 x 512",
-    "train.adam_15k": "Adam step over 15,000 Gaussians",
-    "train.adam_50k": "Adam step over 50,000 Gaussians",
 }
 QUANTITIES = {
     "ms": "",
     "fwd_ms": "forward ",
     "bwd_ms": "backward ",
     "fwd_bwd_ms": "forward + backward ",
-    "batch2_ms": "in pairs ",
+    "batch2_ms": "side by side ",
     "scalar_ms": "scalar ",
     "avx2_ms": "AVX2 ",
     "avx512_ms": "AVX-512 ",
@@ -41,6 +45,7 @@ PEERS = {
     "x_scalar": "scalar C++, no tiles",
     "x_torch": "plain torch",
     "x_naive": "naive C++",
+    "x_torch_fused": "torch's fused",
     "x_gsplat": "gsplat",
 }
 
@@ -51,22 +56,21 @@ def number(value: float) -> str:
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """Markdown table of the rows of a benchmark JSON, workloads in the order of first appearance."""
+    """Markdown table of the rows of a benchmark JSON that have names here, in the order of their names."""
     times: dict[str, list[str]] = {}
     ratios: dict[str, list[str]] = {}
     for row in rows:
         workload, _, quantity = str(row["key"]).rpartition(".")
         value = number(float(str(row["value"])))
-        times.setdefault(workload, [])
-        ratios.setdefault(workload, [])
-        if quantity.startswith("x_"):
-            ratios[workload].append(f"**{value}x** {PEERS.get(quantity, quantity.removeprefix('x_'))}")
-        else:
-            times[workload].append(f"{QUANTITIES.get(quantity, quantity + ' ')}{value} {row['unit']}")
+        if quantity in PEERS:
+            ratios.setdefault(workload, []).append(f"**{value}x** {PEERS[quantity]}")
+        elif quantity in QUANTITIES:
+            times.setdefault(workload, []).append(f"{QUANTITIES[quantity]}{value} {row['unit']}")
     lines = ["| what | ours | faster than |", "|---|---|---|"]
-    for workload in times:
-        cells = (WORKLOADS.get(workload, f"`{workload}`"), ", ".join(times[workload]), ", ".join(ratios[workload]))
-        lines.append(f"| {' | '.join(cells)} |")
+    for workload, text in WORKLOADS.items():
+        if workload in times or workload in ratios:
+            cells = (text, ", ".join(times.get(workload, [])), ", ".join(ratios.get(workload, [])))
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
