@@ -197,7 +197,7 @@ def test_bench_without_a_baseline_folder_says_what_to_do(tmp_path: Path, monkeyp
     from avatar.bench import runner
 
     monkeypatch.setattr(runner, "checkout", lambda: None)
-    monkeypatch.setattr(runner, "built_suites", lambda: ["bind"])
+    monkeypatch.setattr(runner, "load", lambda name: lambda quick: [])
     assert cli.main(["bench", "--quick", "--gate"]) == 1
     assert "run avatar bench from a checkout" in capsys.readouterr().err
 

@@ -95,13 +95,17 @@ def wrong_arrows(tree: ast.AST, path: Path) -> list[str]:
 
 
 def public_definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    """Functions and classes that others may use: those of the module, and the methods of public classes."""
+    """Functions and classes that others may use: those of the module, and the methods of public classes.
+
+    Overloads and property setters are described where the function itself is.
+    """
     bodies: list[list[ast.stmt]] = [tree.body]
     for body in bodies:
         for node in body:
             if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 continue
-            if not node.name.startswith("_"):
+            marks = {ast.unparse(mark).rpartition(".")[2] for mark in node.decorator_list}
+            if not node.name.startswith("_") and not marks & {"overload", "setter"}:
                 yield node
                 if isinstance(node, ast.ClassDef):
                     bodies.append(node.body)
@@ -246,7 +250,10 @@ def test_imports_along_the_arrows_are_fine(file: str, source: str):
 
 
 def test_a_definition_without_docstring_or_types_is_noticed():
-    tree = ast.parse("class A:\n    def b(self, c): pass\n    def _d(self): pass\ndef e(f: int) -> int: ...")
+    tree = ast.parse(
+        "class A:\n    def b(self, c): pass\n    def _d(self): pass\n    @b.setter\n    def s(self, v): pass\n"
+        "def e(f: int) -> int: ...\n@typing.overload\ndef o(): ..."
+    )
     assert [node.name for node in public_definitions(tree)] == ["A", "e", "b"]
     method = tree.body[0].body[0]  # type: ignore[attr-defined]
     assert unannotated(method, is_method=True) == ["c", "return"]
