@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed with one line on stderr, 2 wrong usage, 130 and 143
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import traceback
@@ -248,9 +247,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Raises SystemExit for --help, wrong usage and SIGTERM, as argument parsers do.
     """
-    # Before torch is loaded: threads that wait by spinning make a busy machine ten times slower (measured), idle ones cost
-    # microseconds.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

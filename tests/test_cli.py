@@ -232,3 +232,13 @@ def test_stdin_is_never_waited_for():
     process = start("doctor", stdin=subprocess.DEVNULL, env={**os.environ, "AVATAR_CACHE": "/nonexistent"})
     _, err = process.communicate(timeout=60)
     assert "python" in err
+
+
+def test_threads_wait_without_spinning_unless_the_user_says_otherwise():
+    code = "import os, avatar; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, want in ((None, "passive"), ("active", "active")):
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        if given:
+            environment["OMP_WAIT_POLICY"] = given
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == want
